@@ -1,0 +1,41 @@
+//! The shape of a model's KV cache.
+
+/// Layers, KV heads and the widths of one key and one value head vector.
+///
+/// The width of a head is its own figure: it is not `hidden_size / n_heads` in every model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct KvShape {
+    /// Transformer layers.
+    pub n_layers: usize,
+    /// Key/value heads per layer.
+    pub n_kv_heads: usize,
+    /// Values in one key head vector.
+    pub key_head_dim: usize,
+    /// Values in one value head vector.
+    pub value_head_dim: usize,
+}
+
+impl KvShape {
+    /// A shape whose key and value heads are equally wide.
+    pub const fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize) -> Self {
+        Self { n_layers, n_kv_heads, key_head_dim: head_dim, value_head_dim: head_dim }
+    }
+
+    /// The same shape with value heads of another width.
+    #[must_use]
+    pub const fn with_value_head_dim(mut self, value_head_dim: usize) -> Self {
+        self.value_head_dim = value_head_dim;
+        self
+    }
+
+    /// Values (keys and values of all layers and heads) of one token.
+    pub const fn values_per_token(&self) -> usize {
+        self.n_layers * self.n_kv_heads * (self.key_head_dim + self.value_head_dim)
+    }
+
+    /// Bytes that one token takes in a dense fp16 cache: the baseline of every compression figure.
+    pub const fn fp16_bytes_per_token(&self) -> usize {
+        2 * self.values_per_token()
+    }
+}

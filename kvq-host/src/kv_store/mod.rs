@@ -1,0 +1,80 @@
+//! Where a model keeps its keys and values: one trait, so that model code is written once.
+
+use anyhow::Result;
+use kvq_codec::KvShape;
+
+/// Keys and values of one sequence, and attention over them.
+///
+/// A forward pass over `n` new tokens calls [`append`](KvStore::append) and then
+/// [`attend`](KvStore::attend) for layer 0, 1, … in order. Shapes are `(heads, n, head_dim)`,
+/// row-major, last axis contiguous.
+pub trait KvStore: Send {
+    /// The shape this store was made for.
+    fn shape(&self) -> KvShape;
+
+    /// Tokens held (by layer 0: ahead of the others within a forward pass).
+    fn len(&self) -> usize;
+
+    /// Whether no token is held.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many tokens may be appended in one forward pass such that each query still sees exactly
+    /// what it would see one token at a time. Prefill splits its input there. At least 1.
+    fn max_chunk(&self) -> usize;
+
+    /// Appends `n_tokens` to `layer`. Shapes: `k (n_kv_heads, n_tokens, key_head_dim)`,
+    /// `v (n_kv_heads, n_tokens, value_head_dim)`.
+    fn append(&mut self, layer: usize, n_tokens: usize, k: &[f32], v: &[f32]) -> Result<()>;
+
+    /// Causal attention of the newest `n_tokens` positions over all that `layer` holds, with scores
+    /// scaled by `1/sqrt(key_head_dim)`. Shapes: `q (n_heads, n_tokens, key_head_dim)`,
+    /// `out (n_heads, n_tokens, value_head_dim)`; `n_heads` is a multiple of `n_kv_heads`, and query
+    /// head `h` reads KV head `h / (n_heads / n_kv_heads)`.
+    fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()>;
+
+    /// Forgets every token from position `len` on.
+    fn trim(&mut self, len: usize) -> Result<()>;
+
+    /// Forgets every token.
+    fn clear(&mut self);
+
+    /// Every byte held, by purpose.
+    fn memory(&self) -> KvBytes;
+}
+
+/// Every byte a store holds, by purpose; the fields add up to [`total`](KvBytes::total).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvBytes {
+    /// Packed codes, or the values themselves in a dense store.
+    pub code_bytes: usize,
+    /// Scales of packed blocks.
+    pub scale_bytes: usize,
+    /// Key centers of spans.
+    pub center_bytes: usize,
+    /// Newest tokens kept precise.
+    pub recent_bytes: usize,
+    /// First tokens kept precise.
+    pub sink_bytes: usize,
+    /// Lengths, tables and the store's own struct.
+    pub header_bytes: usize,
+    /// Working memory kept between calls.
+    pub scratch_bytes: usize,
+    /// Allocated and holding nothing.
+    pub unused_bytes: usize,
+}
+
+impl KvBytes {
+    /// All bytes held.
+    pub const fn total(&self) -> usize {
+        self.code_bytes
+            + self.scale_bytes
+            + self.center_bytes
+            + self.recent_bytes
+            + self.sink_bytes
+            + self.header_bytes
+            + self.scratch_bytes
+            + self.unused_bytes
+    }
+}

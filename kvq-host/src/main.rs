@@ -1,0 +1,2 @@
+//! The `kvq` command line.
+fn main() {}
