@@ -1,2 +1,46 @@
-//! Development tasks: `cargo xtask <verb>`.
-fn main() {}
+//! Development tasks: `cargo xtask <verb>`. One verb per file; CI only calls these.
+
+mod fetch_model;
+mod setup;
+mod test;
+mod tool;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "KVQ's development tasks", disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what the tests need: the bare-metal Rust targets and QEMU.
+    Setup,
+    /// Run every check, in order, and count them.
+    Test,
+    /// Put a real model under models/.
+    FetchModel(fetch_model::Args),
+    /// Train the built-in model from a text file.
+    Train(train::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().verb {
+        Verb::Setup => setup::run(),
+        Verb::Test => test::run(),
+        Verb::FetchModel(args) => fetch_model::run(&args),
+        Verb::Train(args) => train::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

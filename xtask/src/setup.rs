@@ -1,0 +1,86 @@
+//! `setup`: the bare-metal Rust targets and the emulator that the checks need.
+//!
+//! Only what is missing is installed. What cannot be installed from here is an error that holds
+//! the command to type.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::tool::{capture, command, run as run_tool, succeeds};
+
+/// The firmware targets: Cortex-M0, M3, M4F and M7, M33 and M55.
+pub const THUMB_TARGETS: [&str; 4] =
+    ["thumbv6m-none-eabi", "thumbv7m-none-eabi", "thumbv7em-none-eabihf", "thumbv8m.main-none-eabihf"];
+
+const INSTALL_RUST: &str = "install Rust from https://rustup.rs";
+const QEMU: &str = "qemu-system-arm";
+
+pub fn run() -> Result<()> {
+    ensure_thumb_targets()?;
+    ensure_qemu()
+}
+
+/// Adds the firmware targets that the active toolchain lacks.
+///
+/// # Errors
+/// When a target is missing and rustup is too, or cannot add it.
+pub fn ensure_thumb_targets() -> Result<()> {
+    let mut missing = Vec::new();
+    for target in THUMB_TARGETS {
+        if has_target(target)? {
+            println!("target {target}: present");
+        } else {
+            missing.push(target);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let by_hand = format!("rustup target add {}", missing.join(" "));
+    println!("$ {by_hand}");
+    let mut rustup = command("rustup");
+    rustup.args(["target", "add"]).args(&missing);
+    let no_rustup = format!(
+        "{INSTALL_RUST}, then `{by_hand}`; a toolchain without rustup needs the core library of these targets \
+         from its own source of packages"
+    );
+    run_tool(&mut rustup, &no_rustup)?;
+    for target in missing {
+        if !has_target(target)? {
+            bail!(
+                "the core library of {target} is still missing after `{by_hand}`: is `rustc` rustup's, of the \
+                 active toolchain?"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Asks the compiler itself, so that it also holds for toolchains that rustup does not know.
+fn has_target(target: &str) -> Result<bool> {
+    let mut rustc = command("rustc");
+    rustc.args(["--print", "target-libdir", "--target", target]);
+    let folder = capture(&mut rustc, INSTALL_RUST)?;
+    Ok(Path::new(folder.trim()).is_dir())
+}
+
+fn ensure_qemu() -> Result<()> {
+    if succeeds(command(QEMU).arg("--version")) {
+        println!("{QEMU}: present");
+        return Ok(());
+    }
+    let is_root =
+        capture(command("id").arg("-u"), "it is part of every Unix").is_ok_and(|id| id.trim() == "0");
+    if !succeeds(command("apt-get").arg("--version")) {
+        bail!(
+            "{QEMU} was not found and neither was apt-get: install QEMU's Arm system emulator with your package manager"
+        );
+    }
+    if !is_root {
+        bail!("{QEMU} was not found: sudo apt-get install -y {QEMU}");
+    }
+    println!("$ apt-get update && apt-get install -y {QEMU}");
+    run_tool(command("apt-get").args(["update", "-q"]), "it was just here")?;
+    run_tool(command("apt-get").args(["install", "-q", "-y", QEMU]), "it was just here")
+}

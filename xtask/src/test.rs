@@ -1,0 +1,99 @@
+//! `test`: everything that must hold before a change is merged, as counted steps.
+//!
+//! Each step is announced with its command and ends with its time. A failed step does not stop the
+//! others. Nothing is skipped: a missing tool fails its step and names the way to install it. The
+//! last line counts steps: `N passed, N failed`.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::setup::{THUMB_TARGETS, ensure_thumb_targets};
+use crate::tool::{capture, cargo, render, run as run_tool};
+
+const INSTALL_CARGO: &str = "install Rust from https://rustup.rs";
+
+/// What the README's first command must print: its reference row and its best-known preset.
+const SMOKE_WORDS: [&str; 2] = ["dense f32", "4x"];
+
+pub fn run() -> Result<()> {
+    let mut tally = Tally::default();
+    tally.step("firmware targets are installed (cargo xtask setup)", ensure_thumb_targets);
+    tally.cargo(&["fmt", "--all", "--check"], &[]);
+    tally.cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]);
+    for target in THUMB_TARGETS {
+        tally.cargo(&["build", "--release", "-p", "kvq-codec", "--target", target], &[]);
+    }
+    tally.cargo(&["test", "--release", "-p", "kvq-codec", "--features", "std"], &[]);
+    tally.cargo(
+        &["test", "--release", "-p", "kvq-codec", "--features", "std", "--target-dir", "target/force-scalar"],
+        &[("RUSTFLAGS", &force_scalar_flags())],
+    );
+    tally.cargo(&["test", "--release", "--workspace"], &[]);
+    tally.cargo(
+        &["doc", "--release", "--no-deps", "-p", "kvq-codec", "-p", "kvq-host"],
+        &[("RUSTDOCFLAGS", "-Dwarnings")],
+    );
+    let mut smoke = cargo();
+    smoke.args(["run", "--release"]);
+    tally.step(&render(&smoke), || first_command(&mut smoke));
+    tally.finish()
+}
+
+/// `RUSTFLAGS` replaces the flags of .cargo/config.toml, so those are repeated.
+fn force_scalar_flags() -> String {
+    let cpu = if cfg!(target_arch = "x86_64") { "-C target-cpu=x86-64-v3 " } else { "" };
+    format!("{cpu}--cfg kvq_force_scalar")
+}
+
+fn first_command(smoke: &mut Command) -> Result<()> {
+    let stdout = capture(smoke, INSTALL_CARGO)?;
+    print!("{stdout}");
+    for word in SMOKE_WORDS {
+        if !stdout.contains(word) {
+            bail!("the output lacks `{word}`");
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    fn cargo(&mut self, args: &[&str], variables: &[(&str, &str)]) {
+        let mut cargo = cargo();
+        cargo.args(args).envs(variables.iter().copied());
+        self.step(&render(&cargo), || run_tool(&mut cargo, INSTALL_CARGO));
+    }
+
+    fn step(&mut self, name: &str, body: impl FnOnce() -> Result<()>) {
+        println!("\n==> {name}");
+        let begun = Instant::now();
+        let outcome = body();
+        let seconds = begun.elapsed().as_secs_f64();
+        match outcome {
+            Ok(()) => {
+                self.passed += 1;
+                println!("<== ok, {seconds:.1} s");
+            }
+            Err(error) => {
+                println!("<== FAILED, {seconds:.1} s: {error:#}");
+                self.failures.push(name.to_owned());
+            }
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        println!();
+        for name in &self.failures {
+            println!("failed: {name}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failures.len());
+        if self.failures.is_empty() { Ok(()) } else { std::process::exit(1) }
+    }
+}
