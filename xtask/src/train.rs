@@ -15,7 +15,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// Wall-clock limit of the training; every schedule follows it.
-    #[arg(long, default_value_t = 65.0)]
+    #[arg(long, default_value_t = 40.0)]
     minutes: f64,
     /// Folder for the trained model.
     #[arg(long, value_name = "DIR")]
