@@ -1,7 +1,47 @@
 //! KV-cache quantization without `std` and without allocation.
+//!
+//! The keys and values that a transformer keeps for its context are stored in 2 to 8 bits per value,
+//! inside one buffer that you provide, and attention is computed on the packed bytes.
+//!
+//! ```
+//! use kvq_codec::{Backend, KvCache, KvShape, Policy};
+//!
+//! # fn main() -> Result<(), kvq_codec::Error> {
+//! const SHAPE: KvShape = KvShape::new(1, 2, 32); // layers, KV heads, head_dim
+//! let mut memory = [0u8; 24 * 1024];
+//! let mut cache = KvCache::new(SHAPE, Policy::FOUR_X, Backend::detect(), &mut memory)?;
+//! let (key, value) = ([0.5f32; 64], [1.0f32; 64]); // (n_kv_heads, 1 token, head_dim)
+//! cache.append(0, 1, &key, &value)?;
+//! let (query, mut out) = ([0.1f32; 64], [0.0f32; 64]); // (n_heads, 1 token, head_dim)
+//! cache.attend(0, 1, &query, &mut out)?;
+//! assert!((out[0] - 1.0).abs() < 0.02);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What the bytes mean is told in `docs/FORMAT.md`, how numbers are rounded in `docs/NUMERICS.md`.
 #![no_std]
-#![forbid(unsafe_op_in_unsafe_fn)]
+#![deny(missing_docs)]
 
+#[cfg(any(feature = "std", test))]
+extern crate std;
+
+pub mod block;
+mod bytes;
+mod cache;
+mod error;
+mod kernel;
+mod math;
+mod pack;
+mod policy;
+pub mod quantize;
+mod rotate;
 mod shape;
 
-pub use shape::KvShape;
+pub use block::Layout;
+pub use cache::{Cache, KvCache, MemoryReport, Storage, TierUse, capacity_tokens, minimum_bytes};
+pub use error::{Error, Side};
+pub use kernel::Backend;
+pub use policy::{Budget, MAX_TIERS, Policy, Step, Tier, WhenFull};
+pub use rotate::Rotation;
+pub use shape::{KvShape, MAX_HEAD_DIM};

@@ -1,5 +1,10 @@
 //! The shape of a model's KV cache.
 
+use crate::error::Error;
+
+/// The widest head vector.
+pub const MAX_HEAD_DIM: usize = 256;
+
 /// Layers, KV heads and the widths of one key and one value head vector.
 ///
 /// The width of a head is its own figure: it is not `hidden_size / n_heads` in every model.
@@ -37,5 +42,32 @@ impl KvShape {
     /// Bytes that one token takes in a dense fp16 cache: the baseline of every compression figure.
     pub const fn fp16_bytes_per_token(&self) -> usize {
         2 * self.values_per_token()
+    }
+
+    /// Checks the counts and head sizes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] with the first figure out of range: counts of 1 to 65,535, head sizes that are
+    /// multiples of 4 from 4 to [`MAX_HEAD_DIM`].
+    pub const fn check(&self) -> Result<(), Error> {
+        const fn count(n: usize) -> bool {
+            n >= 1 && n <= u16::MAX as usize
+        }
+        const fn dim(d: usize) -> bool {
+            d >= 4 && d <= MAX_HEAD_DIM && d.is_multiple_of(4)
+        }
+        if !count(self.n_layers) {
+            return Err(Error::Shape { got: self.n_layers as u32 });
+        }
+        if !count(self.n_kv_heads) {
+            return Err(Error::Shape { got: self.n_kv_heads as u32 });
+        }
+        if !dim(self.key_head_dim) {
+            return Err(Error::Shape { got: self.key_head_dim as u32 });
+        }
+        if !dim(self.value_head_dim) {
+            return Err(Error::Shape { got: self.value_head_dim as u32 });
+        }
+        Ok(())
     }
 }

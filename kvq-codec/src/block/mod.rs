@@ -1,0 +1,134 @@
+//! What the bytes of a block mean: its layouts, and how a row of codes is read.
+//!
+//! A block is one head vector of one token (or, where heads are narrower than 32, the vectors of several
+//! heads): a scale, and `code_bits` per value. The codes are split into *planes*, each of a width in bits
+//! that divides a byte, because planes of one, two, four and eight bits can be unpacked with shifts and
+//! masks alone. A plane of a whole span takes `width` storage units, one unit being one bit of every value
+//! of a span, so that a span can be demoted without moving any other.
+
+use crate::pack;
+use crate::quantize::codebook;
+
+/// How the codes of a block are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u8)]
+pub enum Layout {
+    /// 8-bit linear codes: sinks, the recent window, and the `8bit` tier.
+    Q8 = 0,
+    /// 4-bit scalar codes of a Gaussian codebook.
+    S4 = 1,
+    /// 3-bit scalar codes: a plane of two bits and a plane of one.
+    S3 = 2,
+    /// 2-bit scalar codes.
+    S2 = 3,
+}
+
+/// The most planes that a layout has.
+pub(crate) const MAX_PLANES: usize = 3;
+
+impl Layout {
+    /// Every layout, most bits first.
+    pub const ALL: [Self; 4] = [Self::Q8, Self::S4, Self::S3, Self::S2];
+
+    /// Nominal bits of a code; what is really stored per value is more (scale, center, tables).
+    pub const fn code_bits(self) -> usize {
+        match self {
+            Self::Q8 => 8,
+            Self::S4 => 4,
+            Self::S3 => 3,
+            Self::S2 => 2,
+        }
+    }
+
+    /// Widths in bits of the planes, lowest bits of the code first; they add up to `code_bits`.
+    pub const fn planes(self) -> &'static [u8] {
+        match self {
+            Self::Q8 => &[8],
+            Self::S4 => &[4],
+            Self::S3 => &[2, 1],
+            Self::S2 => &[2],
+        }
+    }
+
+    /// The layout whose stored number is `tag`.
+    pub const fn from_tag(tag: u8) -> Option<Self> {
+        match tag {
+            0 => Some(Self::Q8),
+            1 => Some(Self::S4),
+            2 => Some(Self::S3),
+            3 => Some(Self::S2),
+            _ => None,
+        }
+    }
+
+    /// The number stored for this layout.
+    pub const fn tag(self) -> u8 {
+        self as u8
+    }
+
+    /// The name used in policy files and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Q8 => "q8",
+            Self::S4 => "s4",
+            Self::S3 => "s3",
+            Self::S2 => "s2",
+        }
+    }
+
+    /// Whether keys in this layout are stored as residuals of a span's center.
+    pub const fn is_centered(self) -> bool {
+        !matches!(self, Self::Q8)
+    }
+
+    /// The codewords, ascending: value = codeword × scale. Empty for [`Layout::Q8`], whose codes are values.
+    pub const fn codewords(self) -> &'static [i8] {
+        match self {
+            Self::Q8 => &[],
+            Self::S4 => &codebook::S4,
+            Self::S3 => &codebook::S3,
+            Self::S2 => &codebook::S2,
+        }
+    }
+
+    /// Bytes of the codes of one block of `n_values` values.
+    pub const fn row_bytes(self, n_values: usize) -> usize {
+        let mut total = 0;
+        let mut p = 0;
+        while p < self.planes().len() {
+            total += pack::plane_row_bytes(self.planes()[p], n_values);
+            p += 1;
+        }
+        total
+    }
+}
+
+/// The rows of some tokens of one block in every plane of a layout: `planes[p]` holds `n` rows of
+/// `plane_row_bytes(width[p], n_values)` bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Run<'a> {
+    /// Rows per plane; the ones that a layout does not have are empty.
+    pub planes: [&'a [u8]; MAX_PLANES],
+    /// Tokens.
+    pub n: usize,
+}
+
+/// Writes the levels of row `token` of `run` into `out`: the integers that, times the scale, are the values.
+pub(crate) fn levels_into(layout: Layout, run: &Run<'_>, token: usize, out: &mut [i8]) {
+    out.fill(0);
+    let n_values = out.len();
+    let mut shift = 0;
+    for (&width, rows) in layout.planes().iter().zip(run.planes) {
+        let row_bytes = pack::plane_row_bytes(width, n_values);
+        let row = crate::bytes::slice(rows, token.wrapping_mul(row_bytes), row_bytes);
+        pack::or_plane(width, shift, row, out);
+        shift += u32::from(width);
+    }
+    let codewords = layout.codewords();
+    if !codewords.is_empty() {
+        for level in out.iter_mut() {
+            *level = codewords.get(usize::from(*level as u8)).copied().unwrap_or(0);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Reads and writes in byte slices that cannot panic.
+//!
+//! Offsets come from the storage plan, so they are in range; were one not, a read gives zeros or an
+//! empty slice and a write does nothing. That keeps every caller free of panicking branches.
+
+/// `len` bytes from `offset`, or an empty slice where they do not exist.
+#[inline]
+pub(crate) fn slice(bytes: &[u8], offset: usize, len: usize) -> &[u8] {
+    bytes.get(offset..).and_then(|rest| rest.get(..len)).unwrap_or(&[])
+}
+
+/// As [`slice`], to be written.
+#[inline]
+pub(crate) fn slice_mut(bytes: &mut [u8], offset: usize, len: usize) -> &mut [u8] {
+    bytes.get_mut(offset..).and_then(|rest| rest.get_mut(..len)).unwrap_or(&mut [])
+}
+
+/// The byte at `offset`.
+#[inline]
+pub(crate) fn get_u8(bytes: &[u8], offset: usize) -> u8 {
+    bytes.get(offset).copied().unwrap_or(0)
+}
+
+/// Writes the byte at `offset`.
+#[inline]
+pub(crate) fn put_u8(bytes: &mut [u8], offset: usize, value: u8) {
+    if let Some(byte) = bytes.get_mut(offset) {
+        *byte = value;
+    }
+}
+
+/// The little-endian `i16` at `offset`.
+#[inline]
+pub(crate) fn get_i16(bytes: &[u8], offset: usize) -> i16 {
+    let b = slice(bytes, offset, 2);
+    i16::from_le_bytes([get_u8(b, 0), get_u8(b, 1)])
+}
+
+/// Writes a little-endian `i16` at `offset`.
+#[inline]
+pub(crate) fn put_i16(bytes: &mut [u8], offset: usize, value: i16) {
+    put(bytes, offset, &value.to_le_bytes());
+}
+
+/// The little-endian `u32` at `offset`.
+#[inline]
+pub(crate) fn get_u32(bytes: &[u8], offset: usize) -> u32 {
+    let b = slice(bytes, offset, 4);
+    u32::from_le_bytes([get_u8(b, 0), get_u8(b, 1), get_u8(b, 2), get_u8(b, 3)])
+}
+
+/// Writes a little-endian `u32` at `offset`.
+#[inline]
+pub(crate) fn put_u32(bytes: &mut [u8], offset: usize, value: u32) {
+    put(bytes, offset, &value.to_le_bytes());
+}
+
+/// Copies `source` to `offset`.
+#[inline]
+pub(crate) fn put(bytes: &mut [u8], offset: usize, source: &[u8]) {
+    for (to, from) in slice_mut(bytes, offset, source.len()).iter_mut().zip(source) {
+        *to = *from;
+    }
+}
+
+/// Moves `len` bytes within `bytes`; the ranges may overlap.
+#[inline]
+pub(crate) fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize) {
+    let fits = |start: usize| start.checked_add(len).is_some_and(|end| end <= bytes.len());
+    if fits(from) && fits(to) {
+        bytes.copy_within(from..from + len, to);
+    }
+}

@@ -1,0 +1,185 @@
+//! Appending: checks first, then rotation and 8-bit rows into the sinks or the recent window.
+
+use super::layer::LayerState;
+use super::plan::SidePlan;
+use super::storage::{self, Storage};
+use super::Cache;
+use crate::bytes::{get_u32, put, put_i16, put_u32};
+use crate::error::{Error, Side};
+use crate::policy::{Budget, WhenFull};
+use crate::quantize::row::MAX_ROW;
+
+/// 2^100: larger inputs could overflow while they are rotated.
+const LARGEST: f32 = 1.267_650_6e30;
+
+impl<S: Storage> Cache<S> {
+    /// Appends `n_tokens` to `layer`.
+    ///
+    /// Shapes: `keys (n_kv_heads, n_tokens, key_head_dim)`, `values (n_kv_heads, n_tokens, value_head_dim)`.
+    /// Every layer is to be given the same tokens before the next call for the first layer.
+    ///
+    /// # Errors
+    /// [`Error::Layer`], [`Error::Length`], [`Error::NotFinite`], [`Error::Full`], or [`Error::Grow`]
+    /// where memory that should grow does not; the cache is as before.
+    pub fn append(&mut self, layer: usize, n_tokens: usize, keys: &[f32], values: &[f32]) -> Result<(), Error> {
+        self.check_layer(layer)?;
+        let state = self.layer(layer);
+        check_length("keys", keys.len(), n_tokens.saturating_mul(self.plan.key.row_bytes()))?;
+        check_length("values", values.len(), n_tokens.saturating_mul(self.plan.value.row_bytes()))?;
+        self.check_finite(Side::Key, keys, n_tokens, state.len)?;
+        self.check_finite(Side::Value, values, n_tokens, state.len)?;
+        self.check_room(&state, n_tokens)?;
+        for token in 0..n_tokens {
+            self.append_one(layer, keys, values, token, n_tokens)?;
+        }
+        Ok(())
+    }
+
+    fn check_finite(&self, side: Side, x: &[f32], n_tokens: usize, len: usize) -> Result<(), Error> {
+        // One comparison finds infinities, NaN and what is too large.
+        if x.iter().fold(true, |fine, v| fine & (v.abs() <= LARGEST)) {
+            return Ok(());
+        }
+        let head_dim = self.plan.side(side).head_dim;
+        let at = x.iter().position(|v| v.abs().partial_cmp(&LARGEST).is_none_or(|o| o.is_gt())).unwrap_or(0);
+        let row = at.checked_div(head_dim).unwrap_or(0);
+        let head = row.checked_div(n_tokens).unwrap_or(0);
+        let pos = len + row.checked_rem(n_tokens).unwrap_or(0);
+        Err(Error::NotFinite { side, head: head as u32, pos: pos as u32 })
+    }
+
+    /// Units that one layer may hold when it has `len` tokens in `n_spans` spans and the rest.
+    pub(super) fn quota(&self, len: usize, n_spans: usize) -> usize {
+        let fixed = if S::GROWS { usize::MAX } else { self.plan.fixed_quota(self.storage.bytes().len()) };
+        match self.plan.policy.budget {
+            Budget::Bytes => fixed,
+            Budget::Compression(_) => fixed.min(self.plan.compression_quota(len, n_spans)),
+        }
+    }
+
+    /// Whether the budget can hold `n_tokens` more, with everything demoted that may be.
+    fn check_room(&self, state: &LayerState, n_tokens: usize) -> Result<(), Error> {
+        if S::GROWS || self.plan.policy.when_full == WhenFull::Evict {
+            return Ok(());
+        }
+        let quota = self.plan.fixed_quota(self.storage.bytes().len());
+        let max_spans = self.plan.reserved_records(self.storage.bytes().len());
+        let new = n_tokens.saturating_sub(self.plan.n_sink.saturating_sub(state.n_sink));
+        let hot = state.n_hot + new;
+        let packed = hot.saturating_sub(self.plan.hot_len).div_ceil(self.plan.span_len.max(1));
+        let n_spans = state.n_spans + packed;
+        let left = hot.saturating_sub(packed * self.plan.span_len);
+        if n_spans <= max_spans && self.plan.fits(quota, n_spans, left) {
+            return Ok(());
+        }
+        let capacity = self.plan.capacity(quota, max_spans);
+        Err(Error::Full { needed: (state.len + n_tokens) as u32, capacity: capacity as u32 })
+    }
+
+    fn append_one(
+        &mut self,
+        layer: usize,
+        keys: &[f32],
+        values: &[f32],
+        token: usize,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let mut state = self.layer(layer);
+        if state.n_sink < self.plan.n_sink && state.len == state.n_sink {
+            self.put_sink(layer, Side::Key, state.n_sink, (keys, token, n_tokens));
+            self.put_sink(layer, Side::Value, state.n_sink, (values, token, n_tokens));
+            state.n_sink += 1;
+        } else {
+            if state.n_hot >= self.plan.hot_len {
+                state = self.pack_oldest(layer, state)?;
+                self.put_layer(layer, &state);
+            }
+            self.claim_hot_unit(layer, Side::Key, state.n_hot)?;
+            self.claim_hot_unit(layer, Side::Value, state.n_hot)?;
+            self.put_hot(layer, Side::Key, state.n_hot, (keys, token, n_tokens));
+            self.put_hot(layer, Side::Value, state.n_hot, (values, token, n_tokens));
+            state.n_hot += 1;
+        }
+        state.len += 1;
+        self.put_layer(layer, &state);
+        Ok(())
+    }
+
+    /// Takes a unit for the recent window where slot `at` is the first of one.
+    fn claim_hot_unit(&mut self, layer: usize, side: Side, at: usize) -> Result<(), Error> {
+        let plan = self.plan;
+        let side = plan.side(side);
+        let tokens = side.tokens_per_unit(8);
+        if at.checked_rem(tokens).unwrap_or(0) != 0 {
+            return Ok(());
+        }
+        let id = self.pool.take_unit(&plan, &mut self.storage).ok_or_else(|| self.grow_error(plan.unit_bytes))?;
+        let slot = side.hot_ids + 4 * at.checked_div(tokens).unwrap_or(0);
+        put_u32(storage::layer_mut(&plan, self.storage.bytes_mut(), layer), slot, id);
+        Ok(())
+    }
+
+    pub(super) fn grow_error(&self, more: usize) -> Error {
+        let got = self.storage.bytes().len();
+        Error::Grow { needed: (got + more) as u32, got: got as u32 }
+    }
+
+    /// The 8-bit rows of one token, block by block: rotates, encodes and hands each to `put`.
+    fn encode_token(
+        &mut self,
+        side: Side,
+        (x, token, n_tokens): (&[f32], usize, usize),
+        mut put_block: impl FnMut(&mut Self, &SidePlan, usize, i16, &[u8]),
+    ) {
+        let plan = *self.plan.side(side);
+        let rotation = if side == Side::Key { self.key_rotation() } else { self.value_rotation() };
+        for block in 0..plan.n_blocks {
+            let n_values = plan.block_values(block);
+            let mut row = [0.0f32; MAX_ROW];
+            let row = row.get_mut(..n_values).unwrap_or(&mut []);
+            let mut rest = &mut *row;
+            let mut head = block * plan.heads_per_block;
+            while rest.len() >= plan.head_dim && plan.head_dim > 0 {
+                let (vector, tail) = rest.split_at_mut(plan.head_dim);
+                let from = (head * n_tokens + token) * plan.head_dim;
+                if let Some(source) = x.get(from..).and_then(|x| x.get(..plan.head_dim)) {
+                    for (to, from) in vector.iter_mut().zip(source) {
+                        *to = *from;
+                    }
+                }
+                self.backend.rotate(rotation, vector);
+                rest = tail;
+                head += 1;
+            }
+            let mut codes = [0u8; MAX_ROW];
+            let codes = codes.get_mut(..n_values).unwrap_or(&mut []);
+            let exponent = self.backend.encode_precise(row, codes);
+            put_block(self, &plan, block, exponent, codes);
+        }
+    }
+
+    fn put_sink(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
+        self.encode_token(side, input, |cache, side, block, exponent, codes| {
+            let bytes = storage::layer_mut(&cache.plan, cache.storage.bytes_mut(), layer);
+            put_i16(bytes, side.sink_exponents + 2 * (at * side.n_blocks + block), exponent);
+            put(bytes, side.sink_row(cache.plan.n_sink, block) + at * codes.len(), codes);
+        });
+    }
+
+    fn put_hot(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
+        self.encode_token(side, input, |cache, side, block, exponent, codes| {
+            let plan = cache.plan;
+            let tokens = side.tokens_per_unit(8);
+            let bytes = storage::layer_mut(&plan, cache.storage.bytes_mut(), layer);
+            put_i16(bytes, side.hot_exponents + 2 * (at * side.n_blocks + block), exponent);
+            let id = get_u32(bytes, side.hot_ids + 4 * at.checked_div(tokens).unwrap_or(0));
+            let row = at.checked_rem(tokens).unwrap_or(0) * codes.len();
+            let unit = storage::unit_mut(&plan, cache.storage.bytes_mut(), id);
+            put(unit, side.block_offset(8, block) + row, codes);
+        });
+    }
+}
+
+pub(super) fn check_length(argument: &'static str, got: usize, needed: usize) -> Result<(), Error> {
+    if got == needed { Ok(()) } else { Err(Error::Length { argument, needed: needed as u32, got: got as u32 }) }
+}

@@ -1,0 +1,409 @@
+//! The storage plan: how many bytes each thing takes and where in the buffer it lies.
+//!
+//! ```text
+//! layer states | storage units, growing up → …  … ← span records, growing down
+//! ```
+//!
+//! A *storage unit* has room for one bit of every key (or value) of one span in one layer; a plane of
+//! width `w` takes `w` units, each with the rows of consecutive tokens, block by block. Spans, the recent
+//! window and free space are all made of units, so that a demoted span gives back whole units and nothing
+//! ever has to be moved. A *span record* holds what a span keeps whatever its tier: which units, scales, centers.
+
+use crate::block::Layout;
+use crate::error::{Error, Side};
+use crate::pack::plane_row_bytes;
+use crate::policy::{Budget, MAX_TIERS, Policy};
+use crate::shape::KvShape;
+
+/// The fewest values that share a scale; narrower heads are stored several to a block.
+const MIN_BLOCK_VALUES: usize = 32;
+
+/// The most storage units of one side of a span.
+pub(crate) const MAX_SPAN_UNITS: usize = 16;
+
+/// The most tokens in a span.
+pub(crate) const MAX_SPAN: usize = 64;
+
+/// Bytes of a layer's counters: eight numbers and a cursor per side and tier.
+const COUNTER_BYTES: usize = 4 * (8 + 2 * MAX_TIERS);
+
+/// Bytes at the start of a span record: next, start, count, tiers.
+pub(crate) const RECORD_HEAD_BYTES: usize = 12;
+
+/// One side (keys or values) of the plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SidePlan {
+    pub head_dim: usize,
+    pub heads_per_block: usize,
+    pub n_blocks: usize,
+    n_heads: usize,
+    /// Tokens whose rows fit a unit, for planes of width 1, 2, 4 and 8.
+    tokens_per_unit: [usize; 4],
+    /// Units that a span takes at the most.
+    pub max_units: usize,
+    /// Unit ids and 8-bit exponents of the recent window, and the sinks, within a layer state.
+    pub hot_ids: usize,
+    pub hot_exponents: usize,
+    pub sink_exponents: usize,
+    pub sink_rows: usize,
+    /// Unit ids, base exponents, centers and scale bytes within a span record.
+    pub ids: usize,
+    pub bases: usize,
+    pub center_exponents: usize,
+    pub center_rows: usize,
+    pub scales: usize,
+}
+
+/// Index of a plane width in per-width tables.
+const fn width_index(width: u8) -> usize {
+    width.trailing_zeros() as usize
+}
+
+impl SidePlan {
+    const fn new(n_heads: usize, head_dim: usize) -> Self {
+        let heads_per_block = MIN_BLOCK_VALUES.div_ceil(head_dim);
+        Self {
+            head_dim,
+            heads_per_block,
+            n_blocks: n_heads.div_ceil(heads_per_block),
+            n_heads,
+            tokens_per_unit: [1; 4],
+            max_units: 0,
+            hot_ids: 0,
+            hot_exponents: 0,
+            sink_exponents: 0,
+            sink_rows: 0,
+            ids: 0,
+            bases: 0,
+            center_exponents: 0,
+            center_rows: 0,
+            scales: 0,
+        }
+    }
+
+    /// Values in block `block`; the last may hold fewer heads.
+    pub const fn block_values(&self, block: usize) -> usize {
+        let first = block * self.heads_per_block;
+        let heads = if first + self.heads_per_block <= self.n_heads {
+            self.heads_per_block
+        } else {
+            self.n_heads.saturating_sub(first)
+        };
+        heads * self.head_dim
+    }
+
+    /// Bytes of one token's row of a plane, all blocks.
+    const fn token_bytes(&self, width: u8) -> usize {
+        let full = plane_row_bytes(width, self.heads_per_block * self.head_dim);
+        let last = plane_row_bytes(width, self.block_values(self.n_blocks - 1));
+        (self.n_blocks - 1) * full + last
+    }
+
+    /// Tokens whose rows of a plane fit a unit.
+    pub const fn tokens_per_unit(&self, width: u8) -> usize {
+        self.tokens_per_unit[width_index(width) & 3]
+    }
+
+    /// Where the rows of `block` begin within a unit.
+    pub const fn block_offset(&self, width: u8, block: usize) -> usize {
+        block * self.tokens_per_unit(width) * plane_row_bytes(width, self.heads_per_block * self.head_dim)
+    }
+
+    /// Units that a span takes in `layout`.
+    pub const fn units(&self, layout: Layout, span_len: usize) -> usize {
+        let planes = layout.planes();
+        let mut units = 0;
+        let mut p = 0;
+        while p < planes.len() {
+            units += span_len.div_ceil(self.tokens_per_unit(planes[p]));
+            p += 1;
+        }
+        units
+    }
+
+    const fn fit_units(&mut self, unit_bytes: usize, span_len: usize, tiers: &[Option<crate::Tier>; MAX_TIERS]) {
+        let mut i = 0;
+        while i < 4 {
+            let mut tokens = span_len;
+            while tokens > 1 && tokens * self.token_bytes(1 << i) > unit_bytes {
+                tokens /= 2;
+            }
+            self.tokens_per_unit[i] = tokens;
+            i += 1;
+        }
+        let mut t = 0;
+        while t < MAX_TIERS {
+            if let Some(tier) = tiers[t] {
+                let units = self.units(tier.layout, span_len);
+                if units > self.max_units {
+                    self.max_units = units;
+                }
+            }
+            t += 1;
+        }
+    }
+
+    /// Where the 8-bit rows of the sinks of `block` begin within a layer state.
+    pub const fn sink_row(&self, n_sink: usize, block: usize) -> usize {
+        self.sink_rows + n_sink * block * self.heads_per_block * self.head_dim
+    }
+
+    /// Bytes of a row of 8-bit codes, all blocks.
+    pub const fn row_bytes(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+}
+
+/// All sizes and offsets that follow from a shape and a policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub shape: KvShape,
+    pub policy: Policy,
+    pub span_len: usize,
+    /// Tokens that the recent window holds before the oldest span of it is packed.
+    pub hot_len: usize,
+    pub n_sink: usize,
+    pub key: SidePlan,
+    pub value: SidePlan,
+    pub unit_bytes: usize,
+    pub record_bytes: usize,
+    pub layer_bytes: usize,
+    /// Units kept free for a span's conversion.
+    pub spare_units: usize,
+}
+
+/// Takes `bytes` at `*at`.
+const fn take(at: &mut usize, bytes: usize) -> usize {
+    let offset = *at;
+    *at += bytes;
+    offset
+}
+
+impl Plan {
+    pub const fn new(shape: KvShape, policy: Policy) -> Result<Self, Error> {
+        if let Err(e) = shape.check() {
+            return Err(e);
+        }
+        if let Err(e) = policy.check() {
+            return Err(e);
+        }
+        let span_len = policy.span_len as usize;
+        let mut key = SidePlan::new(shape.n_kv_heads, shape.key_head_dim);
+        let mut value = SidePlan::new(shape.n_kv_heads, shape.value_head_dim);
+        let (k, v) = (key.token_bytes(1), value.token_bytes(1));
+        let unit_bytes = span_len * if k < v { k } else { v };
+        // A free unit links to the next one, and 8-bit rows of both sides must fit.
+        if unit_bytes < 4 || key.token_bytes(8) > unit_bytes || value.token_bytes(8) > unit_bytes {
+            return Err(Error::Shape { got: shape.key_head_dim as u32 });
+        }
+        key.fit_units(unit_bytes, span_len, &policy.key_tiers);
+        value.fit_units(unit_bytes, span_len, &policy.value_tiers);
+        if key.max_units > MAX_SPAN_UNITS || value.max_units > MAX_SPAN_UNITS {
+            return Err(Error::Shape { got: shape.key_head_dim as u32 });
+        }
+        let mut plan = Self {
+            shape,
+            policy,
+            span_len,
+            hot_len: policy.recent_len as usize + span_len,
+            n_sink: policy.n_sink as usize,
+            key,
+            value,
+            unit_bytes,
+            record_bytes: 0,
+            layer_bytes: 0,
+            spare_units: 0,
+        };
+        plan.lay_out();
+        Ok(plan)
+    }
+
+    const fn lay_out(&mut self) {
+        let mut at = COUNTER_BYTES;
+        self.key.hot_ids = take(&mut at, 4 * self.hot_units_of(&self.key, self.hot_len));
+        self.value.hot_ids = take(&mut at, 4 * self.hot_units_of(&self.value, self.hot_len));
+        self.key.hot_exponents = take(&mut at, 2 * self.hot_len * self.key.n_blocks);
+        self.value.hot_exponents = take(&mut at, 2 * self.hot_len * self.value.n_blocks);
+        self.key.sink_exponents = take(&mut at, 2 * self.n_sink * self.key.n_blocks);
+        self.value.sink_exponents = take(&mut at, 2 * self.n_sink * self.value.n_blocks);
+        self.key.sink_rows = take(&mut at, self.n_sink * self.key.row_bytes());
+        self.value.sink_rows = take(&mut at, self.n_sink * self.value.row_bytes());
+        self.layer_bytes = at;
+
+        let mut at = RECORD_HEAD_BYTES;
+        self.key.ids = take(&mut at, 4 * self.key.max_units);
+        self.value.ids = take(&mut at, 4 * self.value.max_units);
+        self.key.bases = take(&mut at, 2 * self.key.n_blocks);
+        self.value.bases = take(&mut at, 2 * self.value.n_blocks);
+        if self.has_centers() {
+            self.key.center_exponents = take(&mut at, 2 * self.key.n_blocks);
+            self.key.center_rows = take(&mut at, self.key.token_bytes(4));
+        }
+        self.key.scales = take(&mut at, self.span_len * self.key.n_blocks);
+        self.value.scales = take(&mut at, self.span_len * self.value.n_blocks);
+        self.record_bytes = at;
+
+        let mut t = 0;
+        while t < MAX_TIERS {
+            self.spare_units = max(self.spare_units, self.spare_for(self.policy.key_tiers[t], &self.key));
+            self.spare_units = max(self.spare_units, self.spare_for(self.policy.value_tiers[t], &self.value));
+            t += 1;
+        }
+    }
+
+    /// Units that a conversion into `tier` needs before it gives any back; 8-bit spans keep theirs.
+    const fn spare_for(&self, tier: Option<crate::Tier>, side: &SidePlan) -> usize {
+        match tier {
+            Some(tier) if !matches!(tier.layout, Layout::Q8) => side.units(tier.layout, self.span_len),
+            _ => 0,
+        }
+    }
+
+    /// Whether any key tier stores residuals of a center.
+    pub const fn has_centers(&self) -> bool {
+        let mut t = 0;
+        while t < MAX_TIERS {
+            if let Some(tier) = self.policy.key_tiers[t]
+                && tier.layout.is_centered()
+            {
+                return true;
+            }
+            t += 1;
+        }
+        false
+    }
+
+    pub const fn side(&self, side: Side) -> &SidePlan {
+        match side {
+            Side::Key => &self.key,
+            Side::Value => &self.value,
+        }
+    }
+
+    /// The layout of a tier; tiers that do not exist read as the first.
+    pub const fn layout(&self, side: Side, tier: usize) -> Layout {
+        let tiers = self.policy.tiers(side);
+        match tiers[if tier < MAX_TIERS { tier } else { 0 }] {
+            Some(tier) => tier.layout,
+            None => match tiers[0] {
+                Some(first) => first.layout,
+                None => Layout::Q8,
+            },
+        }
+    }
+
+    pub const fn tier_units(&self, side: Side, tier: usize) -> usize {
+        self.side(side).units(self.layout(side, tier), self.span_len)
+    }
+
+    /// Units of a span whose two sides are as far down as the ladder goes.
+    const fn floor_units(&self) -> usize {
+        self.tier_units(Side::Key, self.policy.floor(Side::Key))
+            + self.tier_units(Side::Value, self.policy.floor(Side::Value))
+    }
+
+    const fn hot_units_of(&self, side: &SidePlan, n: usize) -> usize {
+        n.div_ceil(side.tokens_per_unit(8))
+    }
+
+    /// Units of a recent window of `n` tokens.
+    pub const fn hot_units(&self, n: usize) -> usize {
+        self.hot_units_of(&self.key, n) + self.hot_units_of(&self.value, n)
+    }
+
+    /// Bytes before the first unit.
+    pub const fn fixed_bytes(&self) -> usize {
+        self.shape.n_layers * self.layer_bytes
+    }
+
+    /// Bytes that one layer may use for units and records, of a buffer of `bytes`.
+    const fn layer_share(&self, bytes: usize) -> usize {
+        bytes.saturating_sub(self.fixed_bytes() + self.spare_units * self.unit_bytes) / self.shape.n_layers
+    }
+
+    /// Span records per layer for which a buffer of fixed length keeps room.
+    pub const fn reserved_records(&self, bytes: usize) -> usize {
+        let share = self.layer_share(bytes).saturating_sub(self.hot_units(self.hot_len) * self.unit_bytes);
+        share / (self.floor_units() * self.unit_bytes + self.record_bytes) + 1
+    }
+
+    /// Units that one layer may hold in a buffer of fixed length.
+    pub const fn fixed_quota(&self, bytes: usize) -> usize {
+        let records = self.reserved_records(bytes) * self.record_bytes;
+        self.layer_share(bytes).saturating_sub(records) / self.unit_bytes
+    }
+
+    /// Units that one layer may hold at `len` tokens with `n_spans` spans, for a compression budget.
+    pub const fn compression_quota(&self, len: usize, n_spans: usize) -> usize {
+        let Budget::Compression(hundredths) = self.policy.budget else { return usize::MAX };
+        let fp16 = len as u64 * self.shape.fp16_bytes_per_token() as u64;
+        let allowed = fp16 * 100 / hundredths as u64;
+        // Storage grows in steps of 1/256: leave room for the unfilled part of one.
+        let allowed = (allowed - allowed / 256) as usize;
+        let allowed = allowed.saturating_sub(size_of::<super::KvCache<'static>>());
+        self.layer_share(allowed).saturating_sub(n_spans * self.record_bytes) / self.unit_bytes
+    }
+
+    /// The most tokens that a quota of units per layer can hold, everything at the floor.
+    pub const fn capacity(&self, quota: usize, max_spans: usize) -> usize {
+        let hot_full = self.hot_units(self.hot_len);
+        if quota < hot_full {
+            return self.n_sink + self.hot_capacity(quota);
+        }
+        let mut spans = (quota - hot_full) / self.floor_units() + 1;
+        if spans > max_spans {
+            spans = max_spans;
+        }
+        let left = quota - spans * self.floor_units();
+        self.n_sink + spans * self.span_len + self.hot_capacity(left)
+    }
+
+    /// Tokens of the recent window that fit in `units`.
+    const fn hot_capacity(&self, units: usize) -> usize {
+        let mut n = self.hot_len;
+        while n > 0 && self.hot_units(n) > units {
+            n -= 1;
+        }
+        n
+    }
+
+    /// Whether `n_spans` spans at the floor and `hot` recent tokens fit in `quota` units.
+    pub const fn fits(&self, quota: usize, n_spans: usize, hot: usize) -> bool {
+        n_spans * self.floor_units() + self.hot_units(hot) <= quota
+    }
+
+    pub const fn minimum_bytes(&self) -> usize {
+        let layer = self.hot_units(self.hot_len) * self.unit_bytes + 2 * self.record_bytes;
+        self.fixed_bytes() + self.spare_units * self.unit_bytes + self.shape.n_layers * (layer + self.unit_bytes)
+    }
+}
+
+const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
+}
+
+/// The least bytes with which a cache of this shape and policy works: the fixed parts and one full
+/// recent window in every layer.
+///
+/// # Errors
+/// [`Error::Shape`] or [`Error::Policy`].
+pub const fn minimum_bytes(shape: KvShape, policy: Policy) -> Result<usize, Error> {
+    match Plan::new(shape, policy) {
+        Ok(plan) => Ok(plan.minimum_bytes()),
+        Err(e) => Err(e),
+    }
+}
+
+/// The most tokens that a buffer of `bytes` holds, with every span demoted as far as the policy allows.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::Policy`], or [`Error::BufferTooSmall`] below [`minimum_bytes`].
+pub const fn capacity_tokens(shape: KvShape, policy: Policy, bytes: usize) -> Result<usize, Error> {
+    match Plan::new(shape, policy) {
+        Ok(plan) if bytes < plan.minimum_bytes() => {
+            Err(Error::BufferTooSmall { needed: plan.minimum_bytes() as u32, got: bytes as u32 })
+        }
+        Ok(plan) => Ok(plan.capacity(plan.fixed_quota(bytes), plan.reserved_records(bytes))),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,129 @@
+//! What can go wrong, and which call tells the right number.
+
+use core::fmt;
+
+/// Keys or values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Side {
+    /// Keys.
+    Key,
+    /// Values.
+    Value,
+}
+
+/// An error of the codec; the cache is as it was before the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum Error {
+    /// The shape cannot be stored: a count is zero, or a head size is not a multiple of 4 in 4..=256.
+    Shape {
+        /// The offending figure.
+        got: u32,
+    },
+    /// The policy contradicts itself; the text says how.
+    Policy(&'static str),
+    /// The buffer cannot hold the fixed parts and one full recent window: see `minimum_bytes`.
+    BufferTooSmall {
+        /// Bytes needed.
+        needed: u32,
+        /// Bytes given.
+        got: u32,
+    },
+    /// A slice does not have the length that its shape asks for.
+    Length {
+        /// Which argument.
+        argument: &'static str,
+        /// Values needed.
+        needed: u32,
+        /// Values given.
+        got: u32,
+    },
+    /// No such layer.
+    Layer {
+        /// Layers of the shape.
+        n_layers: u32,
+        /// Layer asked for.
+        got: u32,
+    },
+    /// The number of query rows is not a multiple of `n_kv_heads * n_tokens`.
+    QueryHeads {
+        /// KV heads of the shape.
+        n_kv_heads: u32,
+        /// Query values given.
+        got: u32,
+    },
+    /// An input is NaN, infinite, or larger than 2^100.
+    NotFinite {
+        /// Keys or values.
+        side: Side,
+        /// KV head.
+        head: u32,
+        /// Position in the sequence.
+        pos: u32,
+    },
+    /// The cache holds all the tokens that its bytes can hold: see `capacity_tokens`.
+    Full {
+        /// Tokens after the call, had it succeeded.
+        needed: u32,
+        /// Tokens that fit.
+        capacity: u32,
+    },
+    /// The storage has to grow first: see `Cache::required_bytes`.
+    Grow {
+        /// Bytes needed.
+        needed: u32,
+        /// Bytes there.
+        got: u32,
+    },
+    /// More tokens asked for than are held: see `Cache::len`.
+    PastEnd {
+        /// Tokens held.
+        len: u32,
+        /// Tokens asked for.
+        got: u32,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Shape { got } => write!(
+                f,
+                "shape has a figure of {got}: counts must be at least 1, head sizes multiples of 4 up to 256 (KvShape::check)"
+            ),
+            Self::Policy(why) => write!(f, "policy refused: {why} (Policy::check)"),
+            Self::BufferTooSmall { needed, got } => {
+                write!(f, "buffer of {got} bytes, at least {needed} needed (minimum_bytes)")
+            }
+            Self::Length { argument, needed, got } => {
+                write!(f, "{argument} has {got} values, its shape needs {needed} (KvShape)")
+            }
+            Self::Layer { n_layers, got } => {
+                write!(f, "layer {got} of a cache with {n_layers} layers (Cache::shape)")
+            }
+            Self::QueryHeads { n_kv_heads, got } => write!(
+                f,
+                "{got} query values are no whole number of heads per KV head, of which there are {n_kv_heads} (Cache::shape)"
+            ),
+            Self::NotFinite { side, head, pos } => write!(
+                f,
+                "{} of head {head} at position {pos} is NaN, infinite or above 2^100",
+                match side {
+                    Side::Key => "key",
+                    Side::Value => "value",
+                }
+            ),
+            Self::Full { needed, capacity } => {
+                write!(f, "{needed} tokens do not fit: capacity is {capacity} (capacity_tokens)")
+            }
+            Self::Grow { needed, got } => {
+                write!(f, "storage of {got} bytes must grow to {needed} (Cache::required_bytes, Cache::grow)")
+            }
+            Self::PastEnd { len, got } => write!(f, "{got} tokens asked for, {len} held (Cache::len)"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

@@ -1,0 +1,173 @@
+//! Packing a span: the center of its keys, and each block's codes, from the 8-bit rows of the recent window.
+//!
+//! Keys of one head share a large part that changes slowly with position. The mean of a span's keys is
+//! stored once, in 4-bit codes, and each block codes what is left after subtracting the *stored* mean, so
+//! the mean's own error costs nothing.
+
+use super::precise::ZERO;
+use super::row::MAX_ROW;
+use crate::block::Layout;
+use crate::kernel::Backend;
+use crate::math::{round_shift, scale_q};
+
+/// Fractional bits of the integers in which a span's keys are summed, relative to its largest exponent.
+///
+/// 64 codes of 127 in this fixed point still fit an `i32`.
+const FRACTION: i32 = 17;
+
+/// How far a span's base exponent lies above its largest 8-bit exponent; residuals are at most twice as
+/// large as rows, and a block's scale is below its row's peak, so no block needs more.
+const BASE_MARGIN: i32 = 16;
+
+/// Scale byte of a row of zeros.
+pub(crate) const ZERO_SCALE: u8 = 255;
+
+/// The exponent of a block whose span has `base` and whose scale byte is `byte`; `None` for zeros.
+#[inline(always)]
+pub(crate) fn block_exponent(base: i16, byte: u8) -> Option<i32> {
+    if byte == ZERO_SCALE { None } else { Some(i32::from(base) - i32::from(byte)) }
+}
+
+/// The scale byte of exponent `e`, clamped to what a byte below `base` can say.
+#[inline]
+pub(crate) fn scale_byte(base: i16, e: i32) -> u8 {
+    (i32::from(base) - e).clamp(0, 254) as u8
+}
+
+/// The base exponent of a span whose 8-bit rows have these exponents.
+pub(crate) fn base_exponent(exponents: impl Iterator<Item = i16>) -> i16 {
+    let peak = exponents.filter(|&e| e != ZERO).max();
+    peak.map_or(0, |e| (i32::from(e) + BASE_MARGIN).min(i32::from(i16::MAX)) as i16)
+}
+
+/// Running sum of a span's key rows, and then its center.
+pub(crate) struct Center {
+    /// Sum, later the stored mean; units of 2^(reference/8 - 17).
+    sum: [i32; MAX_ROW],
+    /// The span's largest 8-bit exponent.
+    reference: i32,
+}
+
+impl Center {
+    /// An empty sum for a span with `base`.
+    pub(crate) fn new(base: i16) -> Self {
+        Self { sum: [0; MAX_ROW], reference: i32::from(base) - BASE_MARGIN }
+    }
+
+    /// `code × 2^((e - reference)/8)` in fixed point.
+    #[inline]
+    fn fixed(&self, code: u8, e: i16) -> i32 {
+        if e == ZERO { 0 } else { scale_q(i32::from(code as i8), i32::from(e) - self.reference + 8 * FRACTION) }
+    }
+
+    /// Adds one 8-bit row.
+    pub(crate) fn add(&mut self, codes: &[u8], e: i16) {
+        let reference = &*self;
+        let mut step = [0i32; MAX_ROW];
+        for (s, &code) in step.iter_mut().zip(codes) {
+            *s = reference.fixed(code, e);
+        }
+        for (sum, s) in self.sum.iter_mut().zip(step) {
+            *sum = sum.wrapping_add(s);
+        }
+    }
+
+    /// Divides by the span's `2^log2_n` tokens and encodes the mean, which is replaced by its stored value.
+    /// Returns the center's exponent ([`ZERO`] for none) and writes one code per value.
+    pub(crate) fn encode(&mut self, backend: Backend, log2_n: u32, codes: &mut [u8]) -> i16 {
+        let n_values = codes.len();
+        for sum in self.sum.iter_mut().take(n_values) {
+            *sum = round_shift(*sum, log2_n as i32);
+        }
+        let mut row = [0i16; MAX_ROW];
+        let row = row.get_mut(..n_values).unwrap_or(&mut []);
+        let shift = normalise(self.sum.get(..n_values).unwrap_or(&[]), row);
+        let exponent = backend.encode_row(Layout::S4, row, codes).map(|f| f + 8 * shift);
+        for (sum, &code) in self.sum.iter_mut().zip(&*codes) {
+            let level = Layout::S4.codewords().get(usize::from(code)).copied().unwrap_or(0);
+            *sum = exponent.map_or(0, |e| scale_q(i32::from(level), e));
+        }
+        exponent.map_or(ZERO, |e| self.absolute(e) as i16)
+    }
+
+    /// Encodes what is left of an 8-bit row after the center; returns the exponent.
+    pub(crate) fn encode_residual(
+        &self,
+        backend: Backend,
+        layout: Layout,
+        (row_codes, e): (&[u8], i16),
+        codes: &mut [u8],
+    ) -> Option<i32> {
+        let n_values = codes.len();
+        let mut residual = [0i32; MAX_ROW];
+        for ((r, &code), center) in residual.iter_mut().zip(row_codes).zip(&self.sum) {
+            *r = self.fixed(code, e) - center;
+        }
+        let mut row = [0i16; MAX_ROW];
+        let row = row.get_mut(..n_values).unwrap_or(&mut []);
+        let shift = normalise(residual.get(..n_values).unwrap_or(&[]), row);
+        backend.encode_row(layout, row, codes).map(|f| self.absolute(f + 8 * shift))
+    }
+
+    /// An exponent in fixed-point units as an absolute one.
+    fn absolute(&self, e: i32) -> i32 {
+        e - 8 * FRACTION + self.reference
+    }
+}
+
+/// Encodes an 8-bit row without a center; returns the exponent.
+pub(crate) fn encode_plain(
+    backend: Backend,
+    layout: Layout,
+    (row_codes, e): (&[u8], i16),
+    codes: &mut [u8],
+) -> Option<i32> {
+    let n_values = codes.len();
+    let mut row = [0i16; MAX_ROW];
+    for (r, &code) in row.iter_mut().zip(row_codes) {
+        *r = i16::from(code as i8) << 8;
+    }
+    let f = backend.encode_row(layout, row.get(..n_values).unwrap_or(&[]), codes)?;
+    if e == ZERO { None } else { Some(f + i32::from(e) - 64) }
+}
+
+/// Encodes the levels of a block again, in a layout of fewer bits; returns the change of its exponent.
+pub(crate) fn encode_again(
+    backend: Backend,
+    layout: Layout,
+    levels: &[i8],
+    codes: &mut [u8],
+) -> Option<i32> {
+    let n_values = codes.len();
+    let mut row = [0i16; MAX_ROW];
+    for (r, &level) in row.iter_mut().zip(levels) {
+        *r = i16::from(level) << 8;
+    }
+    backend.encode_row(layout, row.get(..n_values).unwrap_or(&[]), codes).map(|f| f - 64)
+}
+
+/// Shifts `values` so that the largest magnitude is in 2^14..2^15; returns the shift: value ≈ row << shift.
+fn normalise(values: &[i32], row: &mut [i16]) -> i32 {
+    let peak = values.iter().fold(0u32, |m, v| m | v.unsigned_abs());
+    let shift = 17 - peak.leading_zeros() as i32;
+    for (r, &v) in row.iter_mut().zip(values) {
+        *r = round_shift(v, shift).clamp(-32_767, 32_767) as i16;
+    }
+    shift
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_normalised_to_fifteen_bits() {
+        let mut row = [0; 3];
+        assert_eq!(normalise(&[1 << 20, -5, 0], &mut row), 6);
+        assert_eq!(row, [1 << 14, 0, 0]);
+        assert_eq!(normalise(&[3, -1, 0], &mut row), -13);
+        assert_eq!(row, [3 << 13, -(1 << 13), 0]);
+        assert_eq!(normalise(&[0, 0, 0], &mut row), -15);
+        assert_eq!(row, [0, 0, 0]);
+    }
+}

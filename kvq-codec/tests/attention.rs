@@ -1,0 +1,120 @@
+//! Attention on packed bytes against plain floats, for every head size, group size, layout and backend.
+
+mod common;
+
+use common::{Growing, Random, Sequence, aged, reference, relative_error};
+use kvq_codec::{Backend, Cache, KvShape, Layout, Policy};
+
+const HEAD_DIMS: [usize; 18] = [4, 8, 12, 16, 24, 32, 40, 48, 64, 72, 80, 96, 112, 120, 128, 160, 192, 256];
+
+fn filled(sequence: &Sequence, policy: Policy, backend: Backend) -> Cache<Growing> {
+    let mut cache = Cache::new(sequence.shape, policy, backend, Growing::default()).unwrap();
+    let n = sequence.tokens.len();
+    for layer in 0..sequence.shape.n_layers {
+        cache.append(layer, n, &sequence.slab(0, n, true), &sequence.slab(0, n, false)).unwrap();
+    }
+    cache
+}
+
+fn queries(shape: KvShape, n_heads: usize, n_tokens: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random::new(seed);
+    (0..n_heads * n_tokens * shape.key_head_dim).map(|_| random.gaussian()).collect()
+}
+
+/// The largest relative error over all query rows.
+fn worst_error(sequence: &Sequence, cache: &Cache<Growing>, group: usize, n_tokens: usize) -> f64 {
+    let shape = sequence.shape;
+    let n_heads = group * shape.n_kv_heads;
+    let q = queries(shape, n_heads, n_tokens, 99);
+    let mut out = vec![f32::NAN; n_heads * n_tokens * shape.value_head_dim];
+    cache.attend(shape.n_layers - 1, n_tokens, &q, &mut out).unwrap();
+    let mut worst = 0.0f64;
+    for row in 0..n_heads * n_tokens {
+        let (head, back) = (row / n_tokens, n_tokens - 1 - row % n_tokens);
+        let query = &q[row * shape.key_head_dim..(row + 1) * shape.key_head_dim];
+        let expected = reference(sequence, head / group, query, 0..sequence.tokens.len() - back);
+        let got = &out[row * shape.value_head_dim..(row + 1) * shape.value_head_dim];
+        worst = worst.max(relative_error(got, &expected));
+    }
+    worst
+}
+
+#[test]
+fn eight_bits_are_close_to_exact_for_every_head_size_and_backend() {
+    for backend in Backend::available() {
+        for head_dim in HEAD_DIMS {
+            let sequence = Sequence::new(KvShape::new(2, 3, head_dim), 200, head_dim as u64);
+            let cache = filled(&sequence, Policy::EIGHT_BIT, backend);
+            let error = worst_error(&sequence, &cache, 2, 3);
+            assert!(error < 0.04, "{} head_dim {head_dim}: {error}", backend.name());
+        }
+    }
+}
+
+#[test]
+fn every_layout_stays_within_its_error_for_every_head_size_and_backend() {
+    for backend in Backend::available() {
+        for (layout, bound) in [(Layout::S4, 0.35), (Layout::S3, 0.6), (Layout::S2, 1.1)] {
+            for head_dim in HEAD_DIMS {
+                let sequence = Sequence::new(KvShape::new(1, 3, head_dim), 300, head_dim as u64);
+                let cache = filled(&sequence, aged(&[layout], 64, 0), backend);
+                let error = worst_error(&sequence, &cache, 1, 1);
+                assert!(error < bound, "{} {layout:?} head_dim {head_dim}: {error}", backend.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn query_groups_and_span_lengths_agree_with_the_reference() {
+    for backend in Backend::available() {
+        for group in [1, 2, 3, 4, 7, 8] {
+            for span_len in [16, 32, 64] {
+                let sequence = Sequence::new(KvShape::new(1, 2, 64), 333, 5);
+                let cache = filled(&sequence, aged(&[Layout::Q8], span_len, span_len), backend);
+                let error = worst_error(&sequence, &cache, group, 5);
+                assert!(error < 0.06, "{} group {group} span {span_len}: {error}", backend.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_may_differ_in_width() {
+    for (key_dim, value_dim) in [(64, 128), (192, 128), (96, 64)] {
+        let shape = KvShape::new(1, 2, key_dim).with_value_head_dim(value_dim);
+        let sequence = Sequence::new(shape, 300, 3);
+        for policy in [Policy::EIGHT_BIT, aged(&[Layout::Q8], 32, 32)] {
+            let cache = filled(&sequence, policy, Backend::detect());
+            let error = worst_error(&sequence, &cache, 1, 2);
+            assert!(error < 0.04, "{key_dim}/{value_dim}: {error}");
+        }
+        let cache = filled(&sequence, aged(&[Layout::S4, Layout::S3, Layout::S2], 16, 16), Backend::detect());
+        assert!(worst_error(&sequence, &cache, 1, 2) < 1.0, "{key_dim}/{value_dim}");
+    }
+}
+
+#[test]
+fn tokens_one_by_one_give_the_bytes_of_all_at_once() {
+    let shape = KvShape::new(2, 3, 32);
+    let sequence = Sequence::new(shape, 700, 11);
+    for (_, policy) in Policy::PRESETS {
+        let at_once = filled(&sequence, policy, Backend::detect());
+        let mut one_by_one = Cache::new(shape, policy, Backend::SCALAR, Growing::default()).unwrap();
+        for t in 0..sequence.tokens.len() {
+            for layer in 0..shape.n_layers {
+                let (k, v) = (sequence.slab(t, t + 1, true), sequence.slab(t, t + 1, false));
+                one_by_one.append(layer, 1, &k, &v).unwrap();
+            }
+        }
+        let q = queries(shape, 3, 1, 1);
+        let (mut a, mut b) = (vec![0.0; 96], vec![0.0; 96]);
+        for layer in 0..shape.n_layers {
+            at_once.attend(layer, 1, &q, &mut a).unwrap();
+            one_by_one.attend(layer, 1, &q, &mut b).unwrap();
+            for (x, y) in a.iter().zip(&b) {
+                assert!((x - y).abs() < 1e-4, "{x} {y}");
+            }
+        }
+    }
+}
