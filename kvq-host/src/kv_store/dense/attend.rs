@@ -1,0 +1,147 @@
+//! Causal attention over dense rows, in tiles, with an online softmax.
+//!
+//! Work is cut into units that own contiguous queries and outputs: one KV head with all query heads of
+//! its group while few tokens are new (the group shares each row), or one query head when many are
+//! (neighbouring tokens share each row, and more units balance better over threads). Inside a unit, a tile of
+//! queries walks over the keys and values in blocks of [`BLOCK`] tokens, three queries per kernel call.
+//! For each query the running maximum `m` and sum `l` of the softmax are kept; when a block raises `m`,
+//! what was summed so far is scaled by `exp(m_old - m_new)`.
+
+use std::array::from_fn;
+
+use kvq_codec::KvShape;
+use rayon::prelude::*;
+
+use super::BLOCK;
+use super::kernel::{Element, Kernel};
+
+/// Queries per kernel call: with four rows each, their twelve sums fill the vector registers.
+const QUERIES: usize = 3;
+
+/// Queries that walk over the blocks together, so that a block is read from memory once for all of them.
+const TILE_QUERIES: usize = 16 * QUERIES;
+
+/// From this many new tokens on, a unit is one query head.
+const PREFILL_TOKENS: usize = 16;
+
+/// Multiply-adds from which the threads of the pool pay for being woken (about 100 µs of one thread).
+const PARALLEL_MULTIPLY_ADDS: usize = 2 << 20;
+
+/// One layer's rows and the sizes of one call.
+pub(super) struct Heads<'a, E> {
+    /// For each KV head, `(len, key_head_dim)`.
+    pub(super) keys: &'a [Vec<E>],
+    /// For each KV head, `(len, value_head_dim)`.
+    pub(super) values: &'a [Vec<E>],
+    pub(super) shape: &'a KvShape,
+    /// Tokens held, the new ones included.
+    pub(super) len: usize,
+    pub(super) n_heads: usize,
+    /// New tokens: the queries of each head.
+    pub(super) n_tokens: usize,
+}
+
+/// Attention of all heads. Shapes: `q (n_heads, n_tokens, key_head_dim)`,
+/// `out (n_heads, n_tokens, value_head_dim)`.
+pub(super) fn attend<E: Element>(kernel: Kernel, heads: &Heads<E>, q: &[f32], out: &mut [f32]) {
+    let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = *heads.shape;
+    let group = heads.n_heads / n_kv_heads;
+    let heads_per_unit = if heads.n_tokens < PREFILL_TOKENS { group } else { 1 };
+    let units_per_kv_head = group / heads_per_unit;
+    let rows = heads_per_unit * heads.n_tokens;
+    let run = |(unit, (q, out)): (usize, (&[f32], &mut [f32]))| {
+        let head = unit / units_per_kv_head;
+        attend_unit(kernel, heads, (&heads.keys[head], &heads.values[head]), q, out);
+    };
+    let (q_unit, out_unit) = (rows * key_head_dim, rows * value_head_dim);
+    let multiply_adds = heads.n_heads * heads.n_tokens * heads.len * (key_head_dim + value_head_dim);
+    if multiply_adds >= PARALLEL_MULTIPLY_ADDS && rayon::current_num_threads() > 1 {
+        let units = q.par_chunks_exact(q_unit).zip(out.par_chunks_exact_mut(out_unit));
+        units.enumerate().with_max_len(1).for_each(run);
+    } else {
+        q.chunks_exact(q_unit).zip(out.chunks_exact_mut(out_unit)).enumerate().for_each(run);
+    }
+}
+
+/// The softmax of one query so far: its maximum and its sum relative to it.
+#[derive(Clone, Copy)]
+struct Running {
+    max: f32,
+    sum: f32,
+}
+
+/// Attention of one unit over the rows of its KV head. Shapes: `q (rows, key_head_dim)`,
+/// `out (rows, value_head_dim)`, where row `r` is the query of new token `r % n_tokens`.
+fn attend_unit<E: Element>(
+    kernel: Kernel,
+    heads: &Heads<E>,
+    (keys, values): (&[E], &[E]),
+    q: &[f32],
+    out: &mut [f32],
+) {
+    let KvShape { key_head_dim, value_head_dim, .. } = *heads.shape;
+    let scale = 1.0 / (key_head_dim as f32).sqrt();
+    let before = heads.len - heads.n_tokens;
+    // Tokens that query `row` sees.
+    let visible = |row: usize| before + row % heads.n_tokens + 1;
+    let mut scores = [0.0f32; QUERIES * BLOCK];
+    out.fill(0.0);
+    let tiles = q.chunks(TILE_QUERIES * key_head_dim).zip(out.chunks_mut(TILE_QUERIES * value_head_dim));
+    for (tile, (q, out)) in tiles.enumerate() {
+        let n_rows = q.len() / key_head_dim;
+        let first = tile * TILE_QUERIES;
+        let mut running = [Running { max: f32::NEG_INFINITY, sum: 0.0 }; TILE_QUERIES];
+        let last_visible = (first..first + n_rows).map(visible).max().unwrap_or(0);
+        for start in (0..last_visible).step_by(BLOCK) {
+            let triples = q.chunks(QUERIES * key_head_dim).zip(out.chunks_mut(QUERIES * value_head_dim));
+            for ((triple, (q, out)), running) in triples.enumerate().zip(running.chunks_mut(QUERIES)) {
+                let row = first + triple * QUERIES;
+                let n_queries = q.len() / key_head_dim;
+                let seen: [usize; QUERIES] = from_fn(|query| {
+                    if query < n_queries { visible(row + query).saturating_sub(start).min(BLOCK) } else { 0 }
+                });
+                let n = seen.into_iter().max().unwrap_or(0);
+                if n == 0 {
+                    continue;
+                }
+                let block = |dim: usize| start * dim..(start + n) * dim;
+                kernel.scores(&keys[block(key_head_dim)], key_head_dim, q, &mut scores);
+                for query in 0..n_queries {
+                    let scores = &mut scores[query * BLOCK..][..n];
+                    let out = &mut out[query * value_head_dim..][..value_head_dim];
+                    weigh(kernel, scores, seen[query], scale, &mut running[query], out);
+                }
+                kernel.accumulate(&values[block(value_head_dim)], value_head_dim, &scores, out);
+            }
+        }
+        for (row, running) in out.chunks_exact_mut(value_head_dim).zip(running) {
+            let normalize = 1.0 / running.sum;
+            row.iter_mut().for_each(|value| *value *= normalize);
+        }
+    }
+}
+
+/// Turns the scores of one query into weights: those past `seen` to zero, the others to exponentials
+/// relative to the running maximum, which `out` follows when this block raises it.
+fn weigh(
+    kernel: Kernel,
+    scores: &mut [f32],
+    seen: usize,
+    scale: f32,
+    running: &mut Running,
+    out: &mut [f32],
+) {
+    let (seen, unseen) = scores.split_at_mut(seen);
+    unseen.fill(0.0);
+    if seen.is_empty() {
+        return;
+    }
+    let max = kernel.max(seen);
+    if max > running.max {
+        let shrink = ((running.max - max) * scale).exp();
+        running.sum *= shrink;
+        out.iter_mut().for_each(|value| *value *= shrink);
+        running.max = max;
+    }
+    running.sum += kernel.exp_sum(seen, running.max, scale);
+}

@@ -1,0 +1,132 @@
+//! Which kernels a dense store runs, and the element types they read.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use kvq_codec::KvShape;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2::{Avx2, Lanes};
+use super::scalar;
+
+/// What the vector kernels ask of an element; on this architecture there are none.
+#[cfg(not(target_arch = "x86_64"))]
+pub trait Lanes {}
+#[cfg(not(target_arch = "x86_64"))]
+impl<T> Lanes for T {}
+
+/// Which kernels to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// The fastest that this machine and these head widths allow.
+    #[default]
+    Auto,
+    /// Plain code, which defines what is right.
+    Scalar,
+}
+
+/// A number as a dense store keeps it.
+pub trait Element: Lanes + Copy + Send + Sync + 'static {
+    /// The value.
+    fn to_f32(self) -> f32;
+
+    /// Appends `rows`, rounded to this type, without reserving more than they need.
+    fn extend(to: &mut Vec<Self>, rows: &[f32]);
+}
+
+impl Element for f32 {
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    fn extend(to: &mut Vec<Self>, rows: &[f32]) {
+        to.extend_from_slice(rows);
+    }
+}
+
+impl Element for f16 {
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+
+    fn extend(to: &mut Vec<Self>, rows: &[f32]) {
+        let start = to.len();
+        to.resize(start + rows.len(), f16::ZERO);
+        to[start..].convert_from_f32_slice(rows);
+    }
+}
+
+/// The kernels of one store. A variant can only be made where it can run.
+#[derive(Clone, Copy)]
+pub(super) enum Kernel {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+impl Kernel {
+    /// The kernels for `shape`: the vector ones want head widths that are multiples of 8.
+    pub(super) fn choose(backend: Backend, shape: &KvShape) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if backend == Backend::Auto
+            && shape.key_head_dim.is_multiple_of(8)
+            && shape.value_head_dim.is_multiple_of(8)
+            && let Some(avx2) = Avx2::detect()
+        {
+            return Self::Avx2(avx2);
+        }
+        let _ = (backend, shape);
+        Self::Scalar
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+        }
+    }
+
+    /// Dot products of up to three queries with the same key rows. Shapes: `keys (n, head_dim)`,
+    /// `queries (n_queries, head_dim)`, `scores (n_queries, BLOCK)` of which the first `n` are written.
+    pub(super) fn scores<E: Element>(self, keys: &[E], head_dim: usize, queries: &[f32], scores: &mut [f32]) {
+        match self {
+            Self::Scalar => scalar::scores(keys, head_dim, queries, scores),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(avx2) => avx2.scores(keys, head_dim, queries, scores),
+        }
+    }
+
+    /// The largest score; negative infinity if there is none.
+    pub(super) fn max(self, scores: &[f32]) -> f32 {
+        match self {
+            Self::Scalar => scalar::max(scores),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(avx2) => avx2.max(scores),
+        }
+    }
+
+    /// Replaces each score by `exp((score - max) * scale)` and returns their sum.
+    pub(super) fn exp_sum(self, scores: &mut [f32], max: f32, scale: f32) -> f32 {
+        match self {
+            Self::Scalar => scalar::exp_sum(scores, max, scale),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(avx2) => avx2.exp_sum(scores, max, scale),
+        }
+    }
+
+    /// Adds weighted value rows to up to three outputs. Shapes: `values (n, head_dim)`,
+    /// `weights (n_queries, BLOCK)` of which the first `n` are read, `out (n_queries, head_dim)`.
+    pub(super) fn accumulate<E: Element>(
+        self,
+        values: &[E],
+        head_dim: usize,
+        weights: &[f32],
+        out: &mut [f32],
+    ) {
+        match self {
+            Self::Scalar => scalar::accumulate(values, head_dim, weights, out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(avx2) => avx2.accumulate(values, head_dim, weights, out),
+        }
+    }
+}
