@@ -184,3 +184,153 @@ impl Backend {
         dispatch!(self, add_scaled(out, rescale, sums, scale));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Every backend against the portable code: equal integers, equal codes, floats within a bound.
+
+    use super::*;
+    use crate::block::MAX_PLANES;
+    use crate::pack::plane_row_bytes;
+    use std::vec::Vec;
+
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0 >> 16
+        }
+    }
+
+    fn others() -> impl Iterator<Item = Backend> {
+        Backend::available().filter(|b| *b != Backend::SCALAR)
+    }
+
+    fn for_each_case(mut case: impl FnMut(Backend, Layout, Run<'_>, HeadRow, usize, &mut Random)) {
+        let mut random = Random(0x1234_5678_9abc_def1);
+        for backend in others() {
+            for layout in Layout::ALL {
+                for head_dim in [8usize, 32, 64, 80, 96, 128, 192, 256] {
+                    let heads = if head_dim < 32 { 32 / head_dim } else { 1 };
+                    let block_values = heads * head_dim;
+                    for n in [1usize, 2, 3, 7, 8, 16, 31, 64] {
+                        let mut rows: Vec<Vec<u8>> = Vec::new();
+                        for &width in layout.planes() {
+                            let bytes = n * plane_row_bytes(width, block_values);
+                            // Codes of 8 bits are never -128.
+                            rows.push((0..bytes).map(|_| (random.next() % 255) as u8).map(|b| b.max(1) ^ 0x80).collect());
+                        }
+                        let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
+                        for (plane, row) in planes.iter_mut().zip(&rows) {
+                            *plane = row;
+                        }
+                        let head = HeadRow { block_values, offset: (heads - 1) * head_dim, head_dim };
+                        for n_queries in 1..=TILE {
+                            case(backend, layout, Run { planes, n }, head, n_queries, &mut random);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_are_the_same_integers() {
+        for_each_case(|backend, layout, run, head, n, random| {
+            let mut queries = Queries { rows: [[0; MAX_HEAD_DIM]; TILE], n };
+            for code in queries.rows.iter_mut().flatten() {
+                *code = (random.next() % 255) as i16 as i8;
+                *code = (*code).max(-127);
+            }
+            let first = if run.n <= 32 { 32 } else { 0 };
+            let (mut expected, mut got) = ([[7; SEGMENT]; TILE], [[7; SEGMENT]; TILE]);
+            Backend::SCALAR.score_keys(layout, &run, head, &queries, first, &mut expected);
+            backend.score_keys(layout, &run, head, &queries, first, &mut got);
+            assert_eq!(expected, got, "{} {layout:?} {head:?} n {}", backend.name(), run.n);
+        });
+    }
+
+    #[test]
+    fn value_sums_are_the_same_integers() {
+        for_each_case(|backend, layout, run, head, n, random| {
+            let bound = if layout == Layout::Q8 { 32_768 } else { 128 };
+            let mut weights = [[0i16; SEGMENT]; TILE];
+            for weight in weights.iter_mut().flatten() {
+                *weight = (random.next() % bound) as i16;
+            }
+            let first = if run.n <= 32 { 32 } else { 0 };
+            let (mut expected, mut got) = ([[0; MAX_HEAD_DIM]; TILE], [[0; MAX_HEAD_DIM]; TILE]);
+            Backend::SCALAR.accumulate_values(layout, &run, head, n, &weights, first, &mut expected);
+            backend.accumulate_values(layout, &run, head, n, &weights, first, &mut got);
+            assert_eq!(expected, got, "{} {layout:?} {head:?} n {}", backend.name(), run.n);
+        });
+    }
+
+    #[test]
+    fn rows_are_encoded_and_rotated_to_the_same_bits() {
+        let mut random = Random(99);
+        for backend in others() {
+            for n in [32usize, 40, 64, 80, 96, 128, 256] {
+                for _ in 0..200 {
+                    let row: Vec<i16> = (0..n).map(|_| (random.next() % 60_000) as i32 - 30_000).map(|v| v as i16).collect();
+                    for layout in [Layout::S4, Layout::S3, Layout::S2] {
+                        let (mut a, mut b) = ([0; 256], [0; 256]);
+                        let fa = Backend::SCALAR.encode_row(layout, &row, &mut a[..n]);
+                        let fb = backend.encode_row(layout, &row, &mut b[..n]);
+                        assert_eq!((fa, a), (fb, b));
+                    }
+                    let mut x: Vec<f32> = row.iter().map(|&r| f32::from(r) * 1.7e-3).collect();
+                    let mut y = x.clone();
+                    Backend::SCALAR.rotate(Rotation::new(n), &mut x);
+                    backend.rotate(Rotation::new(n), &mut y);
+                    assert_eq!(x, y);
+                    let (mut a, mut b) = ([0; 256], [0; 256]);
+                    assert_eq!(Backend::SCALAR.encode_precise(&x, &mut a[..n]), backend.encode_precise(&y, &mut b[..n]));
+                    assert_eq!(a, b);
+                    Backend::SCALAR.unrotate(Rotation::new(n), &mut x);
+                    backend.unrotate(Rotation::new(n), &mut y);
+                    assert_eq!(x, y);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scales_and_folds_agree() {
+        let mut random = Random(5);
+        for backend in others() {
+            for base in [-1100i16, -900, -20, 0, 300, 1100] {
+                let bytes: Vec<u8> = (0..SEGMENT).map(|i| if i == 3 { 255 } else { random.next() as u8 }).collect();
+                let (mut a, mut b) = ([0.0; SEGMENT], [0.0; SEGMENT]);
+                Backend::SCALAR.scales_into(base, &bytes, &mut a);
+                backend.scales_into(base, &bytes, &mut b);
+                assert_eq!(a, b, "base {base}");
+            }
+            let mut scores = [0; SEGMENT];
+            scores.iter_mut().for_each(|s| *s = (random.next() % 20_000) as i32 - 10_000);
+            let mut scales = [0.0; SEGMENT];
+            scales.iter_mut().for_each(|s| *s = (random.next() % 1000) as f32 * 1e-3);
+            let fold = Fold {
+                scores: &scores,
+                key_scales: &scales,
+                value_scales: &scales,
+                factor: 1e-3,
+                bias: 0.3,
+                from: 3,
+                to: 60,
+                max_weight: 127.0,
+            };
+            let (mut sa, mut sb) = (FoldState { max: -3.0, sum: 2.0 }, FoldState { max: -3.0, sum: 2.0 });
+            let (mut wa, mut wb) = ([0; SEGMENT], [0; SEGMENT]);
+            let ra = Backend::SCALAR.fold(&fold, &mut sa, &mut wa);
+            let rb = backend.fold(&fold, &mut sb, &mut wb);
+            assert!((ra.0 - rb.0).abs() < 1e-5 && (ra.1 - rb.1).abs() < 1e-5);
+            assert!((sa.sum / sb.sum - 1.0).abs() < 1e-5 && (sa.max - sb.max).abs() < 1e-5);
+            assert!(wa.iter().zip(&wb).all(|(a, b)| (a - b).abs() <= 1));
+            assert!(wa[..3].iter().chain(&wa[60..]).all(|w| *w == 0));
+        }
+    }
+}

@@ -1,6 +1,25 @@
 //! AVX2 kernels.
+//!
+//! What the portable code does element by element is compiled once more with AVX2 enabled (`portable`).
+//! The two kernels that read packed bytes are written by hand:
+//!
+//! * **score** (`score`): the levels of 32 values come from a byte shuffle (the codebook is one register);
+//!   `|level| × (query with the level's sign)` is an unsigned-by-signed multiply whose pairwise sums cannot
+//!   saturate, since 127 · 127 · 2 < 2^15. Eight rows are reduced together, so that the horizontal sums
+//!   cost three adds per row and query.
+//! * **accumulate** (`accumulate`): four tokens' levels are interleaved byte by byte, so that two
+//!   multiply-adds with the four 7-bit weights give one 32-bit lane per dimension. 8-bit rows take 15-bit
+//!   weights and pairs of tokens.
+//!
+//! Both share each unpacked row among the queries of a tile. They serve head sizes that are multiples of
+//! 64 with one head per block; others take the portable code.
 
-use super::{Fold, FoldState, HeadRow, Queries, SEGMENT, Scores, Sums, Weights, scalar};
+mod accumulate;
+mod load;
+mod score;
+mod unpack;
+
+use super::{Fold, FoldState, HeadRow, Queries, SEGMENT, Scores, Sums, TILE, Weights, scalar};
 use crate::block::{Layout, Run};
 use crate::rotate::Rotation;
 use crate::shape::MAX_HEAD_DIM;
@@ -8,6 +27,51 @@ use crate::shape::MAX_HEAD_DIM;
 /// Proof that the CPU has AVX2 and FMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx2(());
+
+/// The portable code, compiled for AVX2.
+mod portable {
+    use super::{Fold, FoldState, Layout, MAX_HEAD_DIM, Rotation, SEGMENT, scalar};
+    use crate::quantize::{precise, row};
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn encode_row(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
+        row::encode_scalar(layout, row, codes)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn encode_precise(x: &[f32], codes: &mut [u8]) -> i16 {
+        precise::encode_precise(x, codes)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn rotate(rotation: Rotation, x: &mut [f32]) {
+        rotation.forward(x);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn unrotate(rotation: Rotation, x: &mut [f32]) {
+        rotation.inverse(x);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
+        crate::kernel::fold::fold(fold, state, weights)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn add_scaled(out: &mut [f32], rescale: f32, sums: &[i32; MAX_HEAD_DIM], scale: f32) {
+        scalar::add_scaled(out, rescale, sums, scale);
+    }
+}
+
+/// Calls a function that needs AVX2 and FMA.
+macro_rules! with_avx2 {
+    ($self:ident, $($call:tt)*) => {{
+        let Self(()) = $self;
+        // SAFETY: an `Avx2` exists only where `detect` found the features that the callee enables.
+        unsafe { $($call)* }
+    }};
+}
 
 impl Avx2 {
     /// The proof, where it holds.
@@ -20,23 +84,23 @@ impl Avx2 {
     }
 
     pub fn encode_row(self, layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
-        scalar::encode_row(layout, row, codes)
+        with_avx2!(self, portable::encode_row(layout, row, codes))
     }
 
     pub fn encode_precise(self, x: &[f32], codes: &mut [u8]) -> i16 {
-        scalar::encode_precise(x, codes)
+        with_avx2!(self, portable::encode_precise(x, codes))
     }
 
     pub fn rotate(self, rotation: Rotation, x: &mut [f32]) {
-        scalar::rotate(rotation, x);
+        with_avx2!(self, portable::rotate(rotation, x));
     }
 
     pub fn unrotate(self, rotation: Rotation, x: &mut [f32]) {
-        scalar::unrotate(rotation, x);
+        with_avx2!(self, portable::unrotate(rotation, x));
     }
 
     pub fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
-        scalar::scales_into(base, bytes, out);
+        with_avx2!(self, unpack::scales_into(base, bytes, out));
     }
 
     pub fn score_keys(
@@ -48,11 +112,14 @@ impl Avx2 {
         first: usize,
         scores: &mut Scores,
     ) {
-        scalar::score_keys(layout, run, head, queries, first, scores);
+        if !is_fast(head) {
+            return scalar::score_keys(layout, run, head, queries, first, scores);
+        }
+        with_avx2!(self, score::score_keys(layout, run, head.head_dim, queries, first, scores));
     }
 
     pub fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
-        scalar::fold(fold, state, weights)
+        with_avx2!(self, portable::fold(fold, state, weights))
     }
 
     pub fn accumulate_values(
@@ -65,10 +132,47 @@ impl Avx2 {
         first: usize,
         sums: &mut Sums,
     ) {
-        scalar::accumulate_values(layout, run, head, n_queries, weights, first, sums);
+        if !is_fast(head) {
+            return scalar::accumulate_values(layout, run, head, n_queries, weights, first, sums);
+        }
+        with_avx2!(self, accumulate::accumulate_values(layout, run, head.head_dim, n_queries, weights, first, sums));
     }
 
     pub fn add_scaled(self, out: &mut [f32], rescale: f32, sums: &[i32; MAX_HEAD_DIM], scale: f32) {
-        scalar::add_scaled(out, rescale, sums, scale);
+        with_avx2!(self, portable::add_scaled(out, rescale, sums, scale));
     }
 }
+
+/// Whether the hand-written kernels serve this head.
+fn is_fast(head: HeadRow) -> bool {
+    head.offset == 0 && head.block_values == head.head_dim && matches!(head.head_dim, 64 | 128 | 192 | 256)
+}
+
+/// Calls `$function::<LAYOUT, D, N>` for the constants that fit the arguments.
+macro_rules! specialise {
+    ($function:ident, $layout:expr, $head_dim:expr, $n:expr, $args:tt) => {
+        match $layout {
+            Layout::Q8 => specialise!(@dim $function, { Layout::Q8.tag() }, $head_dim, $n, $args),
+            Layout::S4 => specialise!(@dim $function, { Layout::S4.tag() }, $head_dim, $n, $args),
+            Layout::S3 => specialise!(@dim $function, { Layout::S3.tag() }, $head_dim, $n, $args),
+            Layout::S2 => specialise!(@dim $function, { Layout::S2.tag() }, $head_dim, $n, $args),
+        }
+    };
+    (@dim $function:ident, $layout:tt, $head_dim:expr, $n:expr, $args:tt) => {
+        match $head_dim {
+            64 => specialise!(@n $function, $layout, 64, $n, $args),
+            128 => specialise!(@n $function, $layout, 128, $n, $args),
+            192 => specialise!(@n $function, $layout, 192, $n, $args),
+            _ => specialise!(@n $function, $layout, 256, $n, $args),
+        }
+    };
+    (@n $function:ident, $layout:tt, $dim:tt, $n:expr, $args:tt) => {
+        match $n {
+            1 => $function::<$layout, $dim, 1> $args,
+            2 => $function::<$layout, $dim, 2> $args,
+            3 => $function::<$layout, $dim, 3> $args,
+            _ => $function::<$layout, $dim, { super::TILE }> $args,
+        }
+    };
+}
+pub(self) use specialise;
