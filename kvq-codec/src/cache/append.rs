@@ -109,12 +109,12 @@ impl<S: Storage> Cache<S> {
     fn claim_hot_unit(&mut self, layer: usize, side: Side, at: usize) -> Result<(), Error> {
         let plan = self.plan;
         let side = plan.side(side);
-        let tokens = side.tokens_per_unit(8);
-        if at.checked_rem(tokens).unwrap_or(0) != 0 {
+        let (unit, place) = side.split_token(8, at);
+        if place != 0 {
             return Ok(());
         }
         let id = self.pool.take_unit(&plan, &mut self.storage).ok_or_else(|| self.grow_error(plan.unit_bytes))?;
-        let slot = side.hot_ids + 4 * at.checked_div(tokens).unwrap_or(0);
+        let slot = side.hot_ids + 4 * unit;
         put_u32(storage::layer_mut(&plan, self.storage.bytes_mut(), layer), slot, id);
         Ok(())
     }
@@ -169,13 +169,12 @@ impl<S: Storage> Cache<S> {
     fn put_hot(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
         self.encode_token(side, input, |cache, side, block, exponent, codes| {
             let plan = cache.plan;
-            let tokens = side.tokens_per_unit(8);
+            let (unit, place) = side.split_token(8, at);
             let bytes = storage::layer_mut(&plan, cache.storage.bytes_mut(), layer);
             put_i16(bytes, side.hot_exponents + 2 * (at * side.n_blocks + block), exponent);
-            let id = get_u32(bytes, side.hot_ids + 4 * at.checked_div(tokens).unwrap_or(0));
-            let row = at.checked_rem(tokens).unwrap_or(0) * codes.len();
+            let id = get_u32(bytes, side.hot_ids + 4 * unit);
             let unit = storage::unit_mut(&plan, cache.storage.bytes_mut(), id);
-            put(unit, side.block_offset(8, block) + row, codes);
+            put(unit, side.block_offset(8, block) + place * codes.len(), codes);
         });
     }
 }

@@ -105,6 +105,7 @@ impl<S: Storage> Cache<S> {
         }
         check_length("out", out.len(), n_rows * value_dim)?;
         let (mut queries, mut out, mut row) = (queries, out, 0);
+        let mut tile = Tile::new();
         while !queries.is_empty() {
             let n = (n_rows - row).min(TILE);
             let (Some((q, q_rest)), Some((o, o_rest))) =
@@ -112,7 +113,7 @@ impl<S: Storage> Cache<S> {
             else {
                 return Ok(());
             };
-            let mut tile = self.start_tile(&state, n_tokens, row, q);
+            self.start_tile(&state, n_tokens, row, q, &mut tile);
             o.fill(0.0);
             self.attend_tile(layer, kv_head, &state, &mut tile, o);
             self.finish_tile(&tile, o);
@@ -122,20 +123,10 @@ impl<S: Storage> Cache<S> {
     }
 
     /// Rotates and quantizes query rows `first..` of a head.
-    fn start_tile(&self, state: &LayerState, n_tokens: usize, first: usize, queries: &[f32]) -> Tile {
+    fn start_tile(&self, state: &LayerState, n_tokens: usize, first: usize, queries: &[f32], tile: &mut Tile) {
         let key_dim = self.plan.shape.key_head_dim;
         let softmax_scale = inverse_sqrt(key_dim as f32);
-        let mut tile = Tile {
-            queries: Queries { rows: [[0; MAX_HEAD_DIM]; TILE], n: 0 },
-            factors: [0.0; TILE],
-            states: [FoldState::EMPTY; TILE],
-            from: [0; TILE],
-            to: [0; TILE],
-            scores: [[0; SEGMENT]; TILE],
-            center_scores: [[0; SEGMENT]; TILE],
-            weights: [[0; SEGMENT]; TILE],
-            sums: [[0; MAX_HEAD_DIM]; TILE],
-        };
+        tile.states = [FoldState::EMPTY; TILE];
         let mut rest = queries;
         let lines = tile.queries.rows.iter_mut().zip(&mut tile.factors).zip(tile.from.iter_mut().zip(&mut tile.to));
         for (i, ((codes, factor), (from, to))) in lines.enumerate() {
@@ -146,6 +137,7 @@ impl<S: Storage> Cache<S> {
             x.iter_mut().zip(query).for_each(|(to, from)| *to = *from);
             self.backend.rotate(self.key_rotation(), x);
             let peak = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            *factor = 0.0;
             if peak > f32::MIN_POSITIVE * 128.0 && peak < f32::MAX {
                 let inverse = 127.0 / peak;
                 for (code, v) in codes.iter_mut().zip(&*x) {
@@ -159,7 +151,6 @@ impl<S: Storage> Cache<S> {
             *from = if window == 0 { 0 } else { to.saturating_sub(window) };
             tile.queries.n = i + 1;
         }
-        tile
     }
 
     /// Divides by the sums of weights and rotates back.
@@ -360,6 +351,20 @@ impl<S: Storage> Cache<S> {
 }
 
 impl Tile {
+    const fn new() -> Self {
+        Self {
+            queries: Queries { rows: [[0; MAX_HEAD_DIM]; TILE], n: 0 },
+            factors: [0.0; TILE],
+            states: [FoldState::EMPTY; TILE],
+            from: [0; TILE],
+            to: [0; TILE],
+            scores: [[0; SEGMENT]; TILE],
+            center_scores: [[0; SEGMENT]; TILE],
+            weights: [[0; SEGMENT]; TILE],
+            sums: [[0; MAX_HEAD_DIM]; TILE],
+        }
+    }
+
     /// Whether any row sees some of the `n` tokens from `start` on.
     fn sees(&self, start: usize, n: usize) -> bool {
         let ranges = self.from.iter().zip(&self.to).take(self.queries.n);
@@ -406,7 +411,7 @@ fn precise_scales(bytes: &[u8], place: &HeadPlace<'_>, table: usize, first: usiz
 /// The unit ids of the recent window from slot `first` on.
 fn hot_ids(bytes: &[u8], plan: &SidePlan, first: usize) -> UnitIds {
     let mut ids = [NONE; MAX_SPAN_UNITS];
-    let skip = first.checked_div(plan.tokens_per_unit(8)).unwrap_or(0);
+    let (skip, _) = plan.split_token(8, first);
     for (i, id) in ids.iter_mut().enumerate() {
         *id = get_u32(bytes, plan.hot_ids + 4 * (skip + i));
     }

@@ -119,17 +119,17 @@ impl<S: Storage> Cache<S> {
     ) -> (Run<'_>, usize) {
         let n_values = plan.block_values(block);
         let run_len = run_tokens(plan, layout);
-        let first = t - t.checked_rem(run_len).unwrap_or(0);
+        let first = t & !(run_len - 1);
         let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
         let mut first_unit = 0;
         for (&width, rows) in layout.planes().iter().zip(&mut planes) {
-            let tokens = plan.tokens_per_unit(width);
-            let id = ids.get(first_unit + first.checked_div(tokens).unwrap_or(0)).copied().unwrap_or(NONE);
+            let (unit, place) = plan.split_token(width, first);
+            let id = ids.get(first_unit + unit).copied().unwrap_or(NONE);
             let row_bytes = plane_row_bytes(width, n_values);
-            let offset = plan.block_offset(width, block) + first.checked_rem(tokens).unwrap_or(0) * row_bytes;
+            let offset = plan.block_offset(width, block) + place * row_bytes;
             let unit = super::storage::unit(&self.plan, self.storage.bytes(), id);
             *rows = slice(unit, offset, run_len * row_bytes);
-            first_unit += self.plan.span_len.div_ceil(tokens.max(1));
+            first_unit += plan.plane_units(width, self.plan.span_len);
         }
         (Run { planes, n: run_len }, t - first)
     }
@@ -192,7 +192,7 @@ impl<S: Storage> Cache<S> {
     }
 }
 
-/// Tokens of a layout whose rows are neighbours in every plane.
+/// Tokens of a layout whose rows are neighbours in every plane: a power of two.
 pub(super) fn run_tokens(plan: &SidePlan, layout: Layout) -> usize {
     layout.planes().iter().map(|&width| plan.tokens_per_unit(width)).min().unwrap_or(1)
 }

@@ -209,10 +209,10 @@ impl<S: Storage> Cache<S> {
 
     /// Copies the 8-bit row of token `t` in `block`.
     fn read_precise(&self, plan: &SidePlan, block: usize, ids: &UnitIds, t: usize, row: &mut [u8]) {
-        let tokens = plan.tokens_per_unit(8);
-        let id = ids.get(t.checked_div(tokens).unwrap_or(0)).copied().unwrap_or(NONE);
+        let (unit, place) = plan.split_token(8, t);
+        let id = ids.get(unit).copied().unwrap_or(NONE);
         let unit = storage::unit(&self.plan, self.storage.bytes(), id);
-        let offset = plan.block_offset(8, block) + t.checked_rem(tokens).unwrap_or(0) * row.len();
+        let offset = plan.block_offset(8, block) + place * row.len();
         let source = slice(unit, offset, row.len());
         for (to, from) in row.iter_mut().zip(source) {
             *to = *from;
@@ -232,13 +232,13 @@ impl<S: Storage> Cache<S> {
         let mut first_unit = 0;
         let mut shift = 0;
         for &width in layout.planes() {
-            let tokens = plan.tokens_per_unit(width);
-            let id = ids.get(first_unit + t.checked_div(tokens).unwrap_or(0)).copied().unwrap_or(NONE);
+            let (unit, place) = plan.split_token(width, t);
+            let id = ids.get(first_unit + unit).copied().unwrap_or(NONE);
             let row_bytes = plane_row_bytes(width, codes.len());
-            let offset = plan.block_offset(width, block) + t.checked_rem(tokens).unwrap_or(0) * row_bytes;
+            let offset = plan.block_offset(width, block) + place * row_bytes;
             let unit = storage::unit_mut(&self.plan, self.storage.bytes_mut(), id);
             put_plane(width, shift, codes, slice_mut(unit, offset, row_bytes));
-            first_unit += self.plan.span_len.div_ceil(tokens.max(1));
+            first_unit += plan.plane_units(width, self.plan.span_len);
             shift += u32::from(width);
         }
     }
@@ -298,7 +298,7 @@ impl<S: Storage> Cache<S> {
         let plan = *self.plan.side(side);
         let span_len = self.plan.span_len;
         let (n, all) = (plan.units(Layout::Q8, span_len), self.plan.hot_len);
-        let n_all = all.div_ceil(plan.tokens_per_unit(8).max(1));
+        let n_all = plan.plane_units(8, all);
         let bytes = storage::layer_mut(&self.plan, self.storage.bytes_mut(), layer);
         shift(bytes, plan.hot_ids + 4 * n, plan.hot_ids, 4 * n_all.saturating_sub(n));
         let row = 2 * plan.n_blocks;

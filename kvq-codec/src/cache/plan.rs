@@ -37,8 +37,8 @@ pub(crate) struct SidePlan {
     pub heads_per_block: usize,
     pub n_blocks: usize,
     n_heads: usize,
-    /// Tokens whose rows fit a unit, for planes of width 1, 2, 4 and 8.
-    tokens_per_unit: [usize; 4],
+    /// `log2` of the tokens whose rows fit a unit, for planes of width 1, 2, 4 and 8.
+    tokens_log2: [u32; 4],
     /// Units that a span takes at the most.
     pub max_units: usize,
     /// Unit ids and 8-bit exponents of the recent window, and the sinks, within a layer state.
@@ -67,7 +67,7 @@ impl SidePlan {
             heads_per_block,
             n_blocks: n_heads.div_ceil(heads_per_block),
             n_heads,
-            tokens_per_unit: [1; 4],
+            tokens_log2: [0; 4],
             max_units: 0,
             hot_ids: 0,
             hot_exponents: 0,
@@ -101,7 +101,19 @@ impl SidePlan {
 
     /// Tokens whose rows of a plane fit a unit.
     pub const fn tokens_per_unit(&self, width: u8) -> usize {
-        self.tokens_per_unit[width_index(width) & 3]
+        1 << self.tokens_log2[width_index(width) & 3]
+    }
+
+    /// The unit of a plane that holds token `t` of a span, and the token's place in it.
+    pub const fn split_token(&self, width: u8, t: usize) -> (usize, usize) {
+        let log2 = self.tokens_log2[width_index(width) & 3];
+        (t >> log2, t & ((1 << log2) - 1))
+    }
+
+    /// Units of a plane's `n` tokens.
+    pub const fn plane_units(&self, width: u8, n: usize) -> usize {
+        let log2 = self.tokens_log2[width_index(width) & 3];
+        (n + (1 << log2) - 1) >> log2
     }
 
     /// Where the rows of `block` begin within a unit.
@@ -115,7 +127,7 @@ impl SidePlan {
         let mut units = 0;
         let mut p = 0;
         while p < planes.len() {
-            units += span_len.div_ceil(self.tokens_per_unit(planes[p]));
+            units += self.plane_units(planes[p], span_len);
             p += 1;
         }
         units
@@ -128,7 +140,7 @@ impl SidePlan {
             while tokens > 1 && tokens * self.token_bytes(1 << i) > unit_bytes {
                 tokens /= 2;
             }
-            self.tokens_per_unit[i] = tokens;
+            self.tokens_log2[i] = tokens.trailing_zeros();
             i += 1;
         }
         let mut t = 0;
@@ -303,7 +315,7 @@ impl Plan {
     }
 
     const fn hot_units_of(&self, side: &SidePlan, n: usize) -> usize {
-        n.div_ceil(side.tokens_per_unit(8))
+        side.plane_units(8, n)
     }
 
     /// Units of a recent window of `n` tokens.

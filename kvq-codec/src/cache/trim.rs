@@ -52,8 +52,7 @@ impl<S: Storage> Cache<S> {
 
     fn free_hot(&mut self, layer: usize, side: Side, keep: usize, n_hot: usize) {
         let plan = *self.plan.side(side);
-        let tokens = plan.tokens_per_unit(8).max(1);
-        for slot in keep.div_ceil(tokens)..n_hot.div_ceil(tokens) {
+        for slot in plan.plane_units(8, keep)..plan.plane_units(8, n_hot) {
             let id = get_u32(storage::layer(&self.plan, self.storage.bytes(), layer), plan.hot_ids + 4 * slot);
             self.pool.give_unit(&self.plan, self.storage.bytes_mut(), id);
         }
