@@ -1,0 +1,237 @@
+//! A Llama model from a GGUF file, computed on its quantized weights.
+//!
+//! candle has vector kernels for some ggml types only. Weights in the others would run in plain code at half
+//! the speed or less, so they are re-encoded to Q8_0 when loaded, which is close to lossless for 4- and
+//! 5-bit sources, and the model carries a note that says so.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Seek};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Device;
+use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+
+use super::{Llama, LlamaConfig, Part, Parts};
+use crate::model::ModelConfig;
+use crate::model::linear::Linear;
+use crate::model::rope::Pairing;
+
+/// Types that candle-core multiplies with vector instructions on x86-64, or that [`Linear`] keeps as f32.
+const fn is_fast(dtype: GgmlDType) -> bool {
+    matches!(
+        dtype,
+        GgmlDType::F32
+            | GgmlDType::F16
+            | GgmlDType::BF16
+            | GgmlDType::Q4_0
+            | GgmlDType::Q8_0
+            | GgmlDType::Q2K
+            | GgmlDType::Q3K
+            | GgmlDType::Q4K
+            | GgmlDType::Q5K
+            | GgmlDType::Q6K
+            | GgmlDType::Q8K
+    )
+}
+
+/// The type most weights of a file are stored in, for people to read.
+pub(crate) fn weight_format(content: &Content) -> String {
+    let mut elements = BTreeMap::<String, usize>::new();
+    for info in content.tensor_infos.values() {
+        *elements.entry(format!("{:?}", info.ggml_dtype)).or_default() += info.shape.elem_count();
+    }
+    let largest = elements.into_iter().max_by_key(|(_, n)| *n);
+    format!("gguf {}", largest.map_or_else(String::new, |(name, _)| name))
+}
+
+/// The tensors of a file, by the names llama.cpp gives them.
+struct Tensors<'a, R> {
+    content: &'a Content,
+    reader: &'a mut R,
+    re_encoded: BTreeMap<String, usize>,
+}
+
+impl<R: Read + Seek> Tensors<'_, R> {
+    fn name(layer: usize, part: Part) -> String {
+        let part = match part {
+            Part::AttentionNorm => "attn_norm",
+            Part::Query => "attn_q",
+            Part::Key => "attn_k",
+            Part::Value => "attn_v",
+            Part::QueryNorm => "attn_q_norm",
+            Part::KeyNorm => "attn_k_norm",
+            Part::AttentionOut => "attn_output",
+            Part::FeedForwardNorm => "ffn_norm",
+            Part::Gate => "ffn_gate",
+            Part::Up => "ffn_up",
+            Part::Down => "ffn_down",
+        };
+        format!("blk.{layer}.{part}")
+    }
+
+    fn has_tensor(&self, name: &str) -> bool {
+        self.content.tensor_infos.contains_key(name)
+    }
+
+    fn tensor(&mut self, name: &str) -> Result<QTensor> {
+        self.content.tensor(self.reader, name, &Device::Cpu).with_context(|| format!("tensor `{name}`"))
+    }
+
+    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
+        let values = self.tensor(name)?.dequantize(&Device::Cpu)?.to_vec1::<f32>()?;
+        ensure!(values.len() == width, "`{name}` has {} values, the metadata asks for {width}", values.len());
+        Ok(values)
+    }
+
+    fn weights(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
+        let mut blocks = self.tensor(name)?;
+        if !is_fast(blocks.dtype()) {
+            *self.re_encoded.entry(format!("{:?}", blocks.dtype())).or_default() += 1;
+            blocks = QTensor::quantize(&blocks.dequantize(&Device::Cpu)?, GgmlDType::Q8_0)
+                .with_context(|| format!("re-encoding `{name}` to Q8_0"))?;
+        }
+        Linear::from_gguf(Arc::new(blocks))?.expect(name, inputs, outputs)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let note = |(dtype, n): (&String, &usize)| {
+            format!("{n} {dtype} tensors re-encoded to Q8_0 at load: candle has no vector kernel for {dtype}")
+        };
+        self.re_encoded.iter().map(note).collect()
+    }
+}
+
+impl<R: Read + Seek> Parts for Tensors<'_, R> {
+    fn gain(&mut self, layer: usize, part: Part, width: usize) -> Result<Vec<f32>> {
+        self.vector(&format!("{}.weight", Self::name(layer, part)), width)
+    }
+
+    fn has(&self, layer: usize, part: Part) -> bool {
+        self.has_tensor(&format!("{}.weight", Self::name(layer, part)))
+    }
+
+    fn linear(&mut self, layer: usize, part: Part, inputs: usize, outputs: usize) -> Result<Linear> {
+        let name = Self::name(layer, part);
+        let linear = self.weights(&format!("{name}.weight"), inputs, outputs)?;
+        let bias = format!("{name}.bias");
+        if self.has_tensor(&bias) { linear.with_bias(self.vector(&bias, outputs)?) } else { Ok(linear) }
+    }
+
+    fn ends(&mut self, config: &ModelConfig) -> Result<(Linear, Vec<f32>, Option<Linear>)> {
+        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+        let embeddings = self.weights("token_embd.weight", hidden, vocab)?;
+        let norm = self.vector("output_norm.weight", hidden)?;
+        let head = match self.has_tensor("output.weight") {
+            true => Some(self.weights("output.weight", hidden, vocab)?),
+            false => None,
+        };
+        Ok((embeddings, norm, head))
+    }
+}
+
+/// Metadata of one architecture.
+struct Metadata<'a> {
+    content: &'a Content,
+    architecture: &'a str,
+}
+
+impl Metadata<'_> {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.content.metadata.get(&format!("{}.{key}", self.architecture))
+    }
+
+    fn size(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let size = match value {
+            Value::U32(n) => Some(*n as usize),
+            Value::I32(n) => usize::try_from(*n).ok(),
+            Value::U64(n) => usize::try_from(*n).ok(),
+            _ => None,
+        };
+        Ok(Some(
+            size.with_context(|| format!("metadata `{}.{key}` is no size: {value:?}", self.architecture))?,
+        ))
+    }
+
+    fn required(&self, key: &str) -> Result<usize> {
+        self.size(key)?.with_context(|| format!("no metadata `{}.{key}`", self.architecture))
+    }
+
+    fn refuse_what_is_not_computed(&self) -> Result<()> {
+        if let Some(kind) = self.get("rope.scaling.type").and_then(|kind| kind.to_string().ok()) {
+            ensure!(kind == "none", "rope scaling `{kind}` is not computed: only plain rotary positions are");
+        }
+        if let Some(factor) = self.get("rope.scale_linear").and_then(|factor| factor.to_f32().ok()) {
+            ensure!(factor == 1.0, "rope scaling by {factor} is not computed");
+        }
+        if self.content.tensor_infos.contains_key("rope_freqs.weight") {
+            bail!("rope scaling by frequency factors (Llama 3.1 and later) is not computed");
+        }
+        if self.size("attention.sliding_window")?.is_some_and(|window| window > 0) {
+            bail!("sliding-window attention is not computed by the dense stores");
+        }
+        if self.size("expert_count")?.is_some_and(|experts| experts > 0) {
+            bail!("mixtures of experts are not computed");
+        }
+        Ok(())
+    }
+
+    fn config(&self) -> Result<LlamaConfig> {
+        self.refuse_what_is_not_computed()?;
+        let (hidden_size, n_heads) =
+            (self.required("embedding_length")?, self.required("attention.head_count")?);
+        ensure!(n_heads > 0, "metadata of a model without heads");
+        let head_dim = self.size("attention.key_length")?.unwrap_or(hidden_size / n_heads);
+        let value_dim = self.size("attention.value_length")?.unwrap_or(head_dim);
+        ensure!(value_dim == head_dim, "keys of {head_dim} and values of {value_dim} are not computed");
+        let table =
+            self.content.tensor_infos.get("token_embd.weight").context("no tensor `token_embd.weight`")?;
+        Ok(LlamaConfig {
+            model: ModelConfig {
+                architecture: "llama".into(),
+                n_layers: self.required("block_count")?,
+                n_heads,
+                n_kv_heads: self.size("attention.head_count_kv")?.unwrap_or(n_heads),
+                head_dim,
+                hidden_size,
+                vocab_size: table.shape.dims2().context("the embedding table")?.0,
+                max_context: self.required("context_length")?,
+            },
+            feed_forward_size: self.required("feed_forward_length")?,
+            rms_norm_epsilon: self
+                .get("attention.layer_norm_rms_epsilon")
+                .context("no metadata on the epsilon of the norms")?
+                .to_f32()?,
+            rope_base: match self.get("rope.freq_base") {
+                Some(base) => f64::from(base.to_f32()?),
+                None => 10_000.0,
+            },
+            rope_dims: self.size("rope.dimension_count")?.unwrap_or(head_dim),
+            // Conversion permutes the rows of Llama's queries and keys, and of no other architecture's.
+            rope_pairing: if self.architecture == "llama" { Pairing::Adjacent } else { Pairing::Halves },
+        })
+    }
+}
+
+impl Llama {
+    /// A model from an open GGUF file, and notes on weights that are not computed as they are stored.
+    ///
+    /// # Errors
+    /// Another architecture, a variant that this code does not compute (scaled rotary positions, sliding
+    /// windows, experts), or tensors that are missing or of the wrong shape.
+    pub fn from_gguf(content: &Content, reader: &mut (impl Read + Seek)) -> Result<(Self, Vec<String>)> {
+        let architecture =
+            content.metadata.get("general.architecture").context("no metadata on the architecture")?;
+        let architecture = architecture.to_string()?.as_str();
+        ensure!(
+            matches!(architecture, "llama" | "qwen2" | "qwen3"),
+            "architecture `{architecture}`: llama, qwen2 and qwen3 are known in GGUF files"
+        );
+        let config = Metadata { content, architecture }.config()?;
+        let mut tensors = Tensors { content, reader, re_encoded: BTreeMap::new() };
+        let model = Self::build(config, &mut tensors)?;
+        Ok((model, tensors.notes()))
+    }
+}
