@@ -1,10 +1,27 @@
 //! Language models over a [`KvStore`]: the families, their weights and their tokenizers.
 
+mod forward;
+pub mod generate;
+pub mod gpt2;
+mod hub;
+mod linear;
+mod llama;
+mod load;
+mod math;
+pub mod registry;
+mod rope;
+mod tokenizer;
+mod weights;
+
 use anyhow::Result;
 use candle_core::Tensor;
 use kvq_codec::KvShape;
 
 use crate::kv_store::KvStore;
+pub use generate::{GenerateOptions, Generation, Generator, StopReason, generate, prefill};
+pub use llama::Llama;
+pub use load::{LoadedModel, ModelInfo, load, load_weights};
+pub use tokenizer::{TextStream, TextTokenizer};
 
 /// Sizes of a model, whatever its family.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,50 @@
+//! Files of a repository on the Hugging Face hub, from the local cache or the network.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+
+use super::weights::shard_names;
+
+/// Local copies of the files of one model.
+pub(crate) struct Files {
+    pub(crate) config: PathBuf,
+    pub(crate) generation_config: Option<PathBuf>,
+    pub(crate) tokenizer: PathBuf,
+    pub(crate) weights: Vec<PathBuf>,
+}
+
+/// Fetches what a model in Hugging Face's layout consists of, with a progress bar per file.
+///
+/// # Errors
+/// No network, no such repository, or a file it does not have; the message says which files to put where
+/// instead.
+pub(crate) fn fetch(repository: &str, name: &str) -> Result<Files> {
+    fetch_files(repository).with_context(|| {
+        format!(
+            "cannot fetch `{repository}` from the Hugging Face hub. To work offline put config.json, \
+             tokenizer.json and model.safetensors (or one .gguf file) into models/{name}/, or pass the path of \
+             such a folder or file"
+        )
+    })
+}
+
+fn fetch_files(repository: &str) -> Result<Files> {
+    let api = ApiBuilder::from_env().with_progress(true).build()?;
+    let repo = api.model(repository.into());
+    let config = repo.get("config.json").context("config.json")?;
+    let tokenizer = repo.get("tokenizer.json").context("tokenizer.json")?;
+    let generation_config = repo.get("generation_config.json").ok();
+    let weights = match repo.get("model.safetensors") {
+        Ok(path) => vec![path],
+        Err(error) => shards(&repo).with_context(|| format!("model.safetensors: {error}"))?,
+    };
+    Ok(Files { config, generation_config, tokenizer, weights })
+}
+
+fn shards(repo: &ApiRepo) -> Result<Vec<PathBuf>> {
+    let index = repo.get("model.safetensors.index.json").context("model.safetensors.index.json")?;
+    let names = shard_names(&std::fs::read_to_string(index)?)?;
+    names.iter().map(|name| repo.get(name).with_context(|| name.clone())).collect()
+}

@@ -1,0 +1,149 @@
+//! Llama against the reference implementation, on random weights; and its GGUF form against itself.
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::path::PathBuf;
+
+use candle_core::quantized::gguf_file::{self, Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use kvq_host::kv_store::dense::DenseF32;
+use kvq_host::model::{Llama, Logits};
+
+const FIXTURE: &str = "llama-random";
+
+#[test]
+fn logits_are_those_of_the_reference() {
+    common::check_parity(FIXTURE);
+}
+
+#[test]
+fn wanted_rows_are_returned() {
+    common::check_logits_selection(FIXTURE);
+}
+
+#[test]
+fn bad_input_is_an_error() {
+    common::check_errors(FIXTURE);
+}
+
+/// Names of the fixture's tensors in a GGUF file.
+fn gguf_name(name: &str) -> String {
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    let renames = [
+        ("layers.", "blk."),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+        ("embed_tokens", "token_embd"),
+        ("lm_head", "output"),
+    ];
+    let name = renames.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
+    if name == "norm.weight" { "output_norm.weight".into() } else { name }
+}
+
+/// The permutation that conversion applies to rows of queries and keys: `(heads, 2, 8, hidden)` to
+/// `(heads, 8, 2, hidden)`.
+fn permute(weights: &Tensor, heads: usize) -> Tensor {
+    let (rows, columns) = weights.dims2().unwrap();
+    let split = weights.reshape((heads, 2, rows / heads / 2, columns)).unwrap();
+    split.transpose(1, 2).unwrap().contiguous().unwrap().reshape((rows, columns)).unwrap()
+}
+
+/// The fixture as a GGUF file whose matrices are stored as `dtype`, with some metadata changed.
+fn gguf(dtype: GgmlDType, changes: &[(&str, Value)]) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(FIXTURE);
+    let tensors = candle_core::safetensors::load(path.join("model.safetensors"), &Device::Cpu).unwrap();
+    let tensors: HashMap<String, QTensor> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let tensor = match name {
+                name if name.contains("q_proj") => permute(tensor, 4),
+                name if name.contains("k_proj") => permute(tensor, 2),
+                _ => tensor.clone(),
+            };
+            let dtype = if tensor.rank() == 1 { GgmlDType::F32 } else { dtype };
+            (gguf_name(name), QTensor::quantize(&tensor, dtype).unwrap())
+        })
+        .collect();
+    let mut metadata: HashMap<String, Value> = HashMap::from([
+        ("general.architecture".into(), Value::String("llama".into())),
+        ("llama.block_count".into(), Value::U32(2)),
+        ("llama.context_length".into(), Value::U32(64)),
+        ("llama.embedding_length".into(), Value::U32(64)),
+        ("llama.feed_forward_length".into(), Value::U32(160)),
+        ("llama.attention.head_count".into(), Value::U32(4)),
+        ("llama.attention.head_count_kv".into(), Value::U32(2)),
+        ("llama.attention.layer_norm_rms_epsilon".into(), Value::F32(1e-5)),
+        ("llama.rope.freq_base".into(), Value::F32(10_000.0)),
+        ("llama.rope.dimension_count".into(), Value::U32(16)),
+    ]);
+    metadata.extend(changes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let tensors: Vec<(&str, &QTensor)> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut file = Cursor::new(Vec::new());
+    gguf_file::write(&mut file, &metadata, &tensors).unwrap();
+    file.into_inner()
+}
+
+fn open(bytes: &[u8]) -> anyhow::Result<(Llama, Vec<String>)> {
+    let mut reader = Cursor::new(bytes);
+    let content = Content::read(&mut reader)?;
+    Llama::from_gguf(&content, &mut reader)
+}
+
+/// The largest error over all logits of a GGUF form of the fixture, and its notes.
+fn gguf_error(dtype: GgmlDType) -> (f32, Vec<String>) {
+    let (_, expected) = common::fixture(FIXTURE);
+    let (model, notes) = open(&gguf(dtype, &[])).unwrap();
+    use kvq_host::model::LanguageModel;
+    let mut store = DenseF32::new(model.config().kv_shape());
+    let logits = model.forward(&expected.tokens, &mut store, Logits::All).unwrap().to_vec2::<f32>().unwrap();
+    let pairs = logits.iter().flatten().zip(expected.logits.iter().flatten());
+    (pairs.map(|(got, want)| (got - want).abs()).fold(0.0, f32::max), notes)
+}
+
+#[test]
+fn gguf_weights_give_the_same_logits() {
+    let (error, notes) = gguf_error(GgmlDType::F32);
+    assert!(error < 1e-4 && notes.is_empty(), "{error} {notes:?}");
+    let (error, notes) = gguf_error(GgmlDType::Q8_0);
+    assert!(error < 0.2 && notes.is_empty(), "{error} {notes:?}");
+}
+
+/// 15 matrices and the two ends are re-encoded, and the model says so.
+#[test]
+fn slow_types_are_re_encoded_with_a_note() {
+    for dtype in [GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1] {
+        let (error, notes) = gguf_error(dtype);
+        assert!(error < 1.5, "{dtype:?}: {error}");
+        assert!(matches!(&notes[..], [note] if note.contains(&format!("16 {dtype:?} tensors"))), "{notes:?}");
+    }
+}
+
+#[test]
+fn variants_that_would_be_computed_wrongly_are_refused() {
+    for (key, value) in [
+        ("general.architecture", Value::String("gemma".into())),
+        ("llama.rope.scaling.type", Value::String("linear".into())),
+        ("llama.rope.scale_linear", Value::F32(2.0)),
+        ("llama.attention.sliding_window", Value::U32(4096)),
+        ("llama.expert_count", Value::U32(8)),
+        ("llama.attention.value_length", Value::U32(8)),
+        ("llama.attention.head_count_kv", Value::U32(3)),
+        ("llama.feed_forward_length", Value::U32(128)),
+    ] {
+        assert!(open(&gguf(GgmlDType::F32, &[(key, value)])).is_err(), "{key}");
+    }
+    assert!(open(&gguf(GgmlDType::F32, &[])).is_ok());
+    assert!(open(&gguf(GgmlDType::F32, &[])[..2000]).is_err());
+}
