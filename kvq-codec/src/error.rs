@@ -70,7 +70,7 @@ pub enum Error {
         /// Tokens that fit.
         capacity: u32,
     },
-    /// The storage has to grow first: see `Cache::required_bytes`.
+    /// The storage has to grow first: see `Storage::grow`.
     Grow {
         /// Bytes needed.
         needed: u32,
@@ -119,7 +119,7 @@ impl fmt::Display for Error {
                 write!(f, "{needed} tokens do not fit: capacity is {capacity} (capacity_tokens)")
             }
             Self::Grow { needed, got } => {
-                write!(f, "storage of {got} bytes must grow to {needed} (Cache::required_bytes, Cache::grow)")
+                write!(f, "storage of {got} bytes must grow to {needed} bytes and did not: Cache::append works again once Storage::grow can")
             }
             Self::PastEnd { len, got } => write!(f, "{got} tokens asked for, {len} held (Cache::len)"),
         }

@@ -157,7 +157,8 @@ impl Policy {
     };
 
     /// `5x`: at most a fifth of fp16's bytes from 1,024 tokens on.
-    pub const FIVE_X: Self = Self { budget: Budget::Compression(500), ..Self::FOUR_X };
+    pub const FIVE_X: Self =
+        Self { recent_len: 32, span_len: 32, budget: Budget::Compression(500), ..Self::FOUR_X };
 
     /// `6x`: at most a sixth of fp16's bytes from 1,024 tokens on; old keys may fall to 2 bits, which
     /// costs recall of old tokens far more than perplexity shows.

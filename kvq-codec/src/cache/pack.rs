@@ -58,7 +58,8 @@ impl<S: Storage> Cache<S> {
     /// tiers that the span to be packed enters.
     fn make_way(&mut self, state: &mut LayerState) -> Result<[usize; 2], Error> {
         let mut tiers = [0usize; 2];
-        let len = state.len + self.plan.span_len;
+        // The recent window is full, in units, from here on.
+        let len = state.len + self.plan.span_len + 1 - self.plan.key.tokens_per_unit(8);
         let hot = self.plan.hot_units(self.plan.hot_len);
         loop {
             let new = self.plan.tier_units(Side::Key, tiers[0]) + self.plan.tier_units(Side::Value, tiers[1]);

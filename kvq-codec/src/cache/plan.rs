@@ -350,7 +350,8 @@ impl Plan {
         let Budget::Compression(hundredths) = self.policy.budget else { return usize::MAX };
         let fp16 = len as u64 * self.shape.fp16_bytes_per_token() as u64;
         let allowed = fp16 * 100 / hundredths as u64;
-        // Storage grows in steps of 1/256: leave room for the unfilled part of one.
+        // Storage grows in steps of 1/512, and units freed by a demotion may wait for the next span: leave
+        // room for both.
         let allowed = (allowed - allowed / 256) as usize;
         let allowed = allowed.saturating_sub(size_of::<super::KvCache<'static>>());
         self.layer_share(allowed).saturating_sub(n_spans * self.record_bytes) / self.unit_bytes

@@ -76,8 +76,8 @@ impl Pool {
         if used + extra <= old {
             return true;
         }
-        // Steps of 1/256 keep the moves of the records at the end rare and the unused tail small.
-        let new = (used + extra).max(old + old / 256);
+        // Steps of 1/512 keep the moves of the records at the end rare and the unused tail small.
+        let new = (used + extra).max(old + old / 512);
         if !S::GROWS || !storage.grow(new) || storage.bytes().len() < new {
             return false;
         }

@@ -1,0 +1,197 @@
+//! Every documented error happens, says which call helps, and leaves the cache as it was.
+
+mod common;
+
+use common::{Sequence, aged};
+use kvq_codec::{
+    Backend, Budget, Error, KvCache, KvShape, Layout, Policy, Side, Step, Tier, WhenFull, capacity_tokens,
+    minimum_bytes,
+};
+
+const SHAPE: KvShape = KvShape::new(2, 2, 32);
+const POLICY: Policy = Policy { span_len: 16, recent_len: 16, ..Policy::FOUR_X }.with_byte_budget(WhenFull::Demote);
+
+fn buffer() -> Vec<u8> {
+    vec![0; 48 * 1024]
+}
+
+fn message_names(error: Error, call: &str) {
+    let text = error.to_string();
+    assert!(text.contains(call), "'{text}' does not name {call}");
+}
+
+#[test]
+fn shapes_out_of_range_are_refused() {
+    for shape in [
+        KvShape::new(0, 1, 64),
+        KvShape::new(1, 0, 64),
+        KvShape::new(1, 1, 0),
+        KvShape::new(1, 1, 63),
+        KvShape::new(1, 1, 260),
+        KvShape::new(1, 1, 64).with_value_head_dim(2),
+        KvShape::new(1, 70_000, 64),
+    ] {
+        let error = KvCache::new(shape, POLICY, Backend::SCALAR, &mut buffer()).unwrap_err();
+        assert!(matches!(error, Error::Shape { .. }), "{shape:?}: {error}");
+        message_names(error, "KvShape::check");
+    }
+}
+
+#[test]
+fn contradictory_policies_are_refused_with_the_reason() {
+    let first = Some(Tier::first(Layout::S3));
+    let cases = [
+        (Policy { span_len: 48, ..POLICY }, "span_len"),
+        (Policy { recent_len: 1, ..POLICY }, "recent_len"),
+        (Policy { n_sink: 5000, ..POLICY }, "n_sink"),
+        (Policy { key_tiers: [None; 4], ..POLICY }, "at least one tier"),
+        (Policy { key_tiers: [first, Some(Tier::from_age(Layout::S4, 64)), None, None], ..POLICY }, "fewer bits"),
+        (Policy { value_tiers: [first, None, first, None], ..POLICY }, "gap"),
+        (Policy { value_tiers: [Some(Tier::from_age(Layout::S4, 9)), None, None, None], ..POLICY }, "age 0"),
+        (Policy { ladder: [Some(Step { side: Side::Key, to: 2 }), None, None, None, None, None], ..POLICY }, "ladder"),
+        (Policy { budget: Budget::Compression(99), ..POLICY }, "compression"),
+        (Policy { budget: Budget::Compression(400), when_full: WhenFull::Evict, ..POLICY }, "evict"),
+    ];
+    for (policy, reason) in cases {
+        let error = KvCache::new(SHAPE, policy, Backend::SCALAR, &mut buffer()).unwrap_err();
+        assert!(matches!(error, Error::Policy(_)), "{reason}: {error}");
+        message_names(error, "Policy::check");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn the_minimum_is_enough_and_a_byte_less_is_not() {
+    for (_, policy) in Policy::PRESETS {
+        let needed = minimum_bytes(SHAPE, policy).unwrap();
+        let mut memory = vec![0; needed];
+        assert!(KvCache::new(SHAPE, policy, Backend::SCALAR, &mut memory).is_ok());
+        let error = KvCache::new(SHAPE, policy, Backend::SCALAR, &mut memory[1..]).unwrap_err();
+        assert_eq!(error, Error::BufferTooSmall { needed: needed as u32, got: needed as u32 - 1 });
+        message_names(error, "minimum_bytes");
+        assert!(matches!(capacity_tokens(SHAPE, policy, needed - 1), Err(Error::BufferTooSmall { .. })));
+    }
+}
+
+#[test]
+fn wrong_arguments_are_named_and_change_nothing() {
+    let sequence = Sequence::new(SHAPE, 40, 1);
+    let (k, v) = (sequence.slab(0, 40, true), sequence.slab(0, 40, false));
+    let mut memory = buffer();
+    let mut cache = KvCache::new(SHAPE, POLICY, Backend::SCALAR, &mut memory).unwrap();
+    for layer in 0..2 {
+        cache.append(layer, 40, &k, &v).unwrap();
+    }
+    let (q, mut before) = (vec![0.3; 64], vec![0.0; 64]);
+    cache.attend(0, 1, &q, &mut before).unwrap();
+
+    let error = cache.append(2, 40, &k, &v).unwrap_err();
+    assert_eq!(error, Error::Layer { n_layers: 2, got: 2 });
+    message_names(error, "Cache::shape");
+    let error = cache.append(0, 39, &k, &v).unwrap_err();
+    assert_eq!(error, Error::Length { argument: "keys", needed: 39 * 64, got: 40 * 64 });
+    message_names(error, "KvShape");
+    let error = cache.append(0, 40, &k, &v[1..]).unwrap_err();
+    assert_eq!(error, Error::Length { argument: "values", needed: 40 * 64, got: 40 * 64 - 1 });
+
+    for (bad, side, head, pos) in [
+        (f32::NAN, Side::Key, 1u32, 47u32),
+        (f32::INFINITY, Side::Value, 0, 40),
+        (-1e31, Side::Key, 0, 79),
+        (f32::NEG_INFINITY, Side::Value, 1, 79),
+    ] {
+        let (mut k, mut v) = (k.clone(), v.clone());
+        let at = (head as usize * 40 + pos as usize - 40) * 32 + 5;
+        match side {
+            Side::Key => k[at] = bad,
+            Side::Value => v[at] = bad,
+        }
+        assert_eq!(cache.append(0, 40, &k, &v).unwrap_err(), Error::NotFinite { side, head, pos });
+    }
+
+    let mut out = vec![0.0; 64];
+    assert!(matches!(cache.attend(9, 1, &q, &mut out), Err(Error::Layer { .. })));
+    let error = cache.attend(0, 1, &q[1..], &mut out).unwrap_err();
+    assert_eq!(error, Error::QueryHeads { n_kv_heads: 2, got: 63 });
+    message_names(error, "Cache::shape");
+    assert!(matches!(cache.attend(0, 1, &[], &mut out), Err(Error::QueryHeads { .. })));
+    assert!(matches!(cache.attend(0, 1, &q, &mut out[1..]), Err(Error::Length { argument: "out", .. })));
+    let (many_q, mut many_out) = (vec![0.3; 64 * 41], vec![0.0; 64 * 41]);
+    let error = cache.attend(0, 41, &many_q, &mut many_out).unwrap_err();
+    assert_eq!(error, Error::PastEnd { len: 40, got: 41 });
+    message_names(error, "Cache::len");
+    assert_eq!(cache.trim(41).unwrap_err(), Error::PastEnd { len: 40, got: 41 });
+
+    assert_eq!(cache.len(), 40);
+    cache.attend(0, 1, &q, &mut out).unwrap();
+    assert_eq!(before, out);
+}
+
+#[test]
+fn a_full_cache_says_so_and_goes_on_working() {
+    let sequence = Sequence::new(SHAPE, 1, 2);
+    let (k, v) = (sequence.slab(0, 1, true), sequence.slab(0, 1, false));
+    let bytes = minimum_bytes(SHAPE, POLICY).unwrap() + 9000;
+    let mut memory = vec![0; bytes];
+    let mut cache = KvCache::new(SHAPE, POLICY, Backend::SCALAR, &mut memory).unwrap();
+    let capacity = capacity_tokens(SHAPE, POLICY, bytes).unwrap();
+    for t in 0..capacity {
+        for layer in 0..2 {
+            cache.append(layer, 1, &k, &v).unwrap_or_else(|e| panic!("token {t} of {capacity}: {e}"));
+        }
+    }
+    let error = cache.append(0, 1, &k, &v).unwrap_err();
+    assert_eq!(error, Error::Full { needed: capacity as u32 + 1, capacity: capacity as u32 });
+    message_names(error, "capacity_tokens");
+    let mut out = vec![0.0; 64];
+    cache.attend(1, 1, &[0.1; 64], &mut out).unwrap();
+    cache.trim(10).unwrap();
+    assert!(cache.append(0, 1, &k, &v).is_ok());
+}
+
+#[test]
+fn without_demotion_the_tiers_under_pressure_are_not_used() {
+    let policy = Policy { when_full: WhenFull::Error, ..POLICY };
+    let bytes = 40_000;
+    let fewer = capacity_tokens(SHAPE, policy, bytes).unwrap();
+    let more = capacity_tokens(SHAPE, POLICY, bytes).unwrap();
+    assert!(more > fewer + 100, "{more} {fewer}");
+    let mut memory = vec![0; bytes];
+    let mut cache = KvCache::new(SHAPE, policy, Backend::SCALAR, &mut memory).unwrap();
+    let sequence = Sequence::new(SHAPE, fewer, 3);
+    for layer in 0..2 {
+        cache.append(layer, fewer, &sequence.slab(0, fewer, true), &sequence.slab(0, fewer, false)).unwrap();
+        let map = cache.tier_map(layer, Side::Value).unwrap();
+        assert!(map.iter().all(|t| t.tokens == 0 || matches!(t.layout, Layout::Q8 | Layout::S4)), "{map:?}");
+    }
+}
+
+#[test]
+fn storage_that_cannot_grow_when_it_should_is_an_error() {
+    struct Stuck(Vec<u8>);
+    impl kvq_codec::Storage for Stuck {
+        const GROWS: bool = true;
+        fn bytes(&self) -> &[u8] {
+            &self.0
+        }
+        fn bytes_mut(&mut self) -> &mut [u8] {
+            &mut self.0
+        }
+        fn grow(&mut self, len: usize) -> bool {
+            if len > 20_000 {
+                return false;
+            }
+            self.0.resize(len, 0);
+            true
+        }
+    }
+    let mut cache = kvq_codec::Cache::new(SHAPE, aged(&[Layout::S4], 16, 16), Backend::SCALAR, Stuck(Vec::new())).unwrap();
+    let sequence = Sequence::new(SHAPE, 1, 2);
+    let (k, v) = (sequence.slab(0, 1, true), sequence.slab(0, 1, false));
+    let error = (0..1000).find_map(|_| cache.append(0, 1, &k, &v).err()).unwrap();
+    assert!(matches!(error, Error::Grow { .. }), "{error}");
+    message_names(error, "Cache::append");
+    let len = cache.len();
+    assert_eq!(cache.append(0, 1, &k, &v).unwrap_err(), error);
+    assert_eq!(cache.len(), len);
+}
