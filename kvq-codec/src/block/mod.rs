@@ -7,7 +7,8 @@
 //! of a span, so that a span can be demoted without moving any other.
 
 use crate::pack;
-use crate::quantize::codebook;
+use crate::quantize::{codebook, trellis};
+use crate::shape::MAX_HEAD_DIM;
 
 /// How the codes of a block are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,23 +23,34 @@ pub enum Layout {
     S3 = 2,
     /// 2-bit scalar codes.
     S2 = 3,
+    /// 4-bit trellis codes: planes of the upper bits (two and one), and one of trellis bits.
+    T4 = 4,
+    /// 3-bit trellis codes: a plane of two upper bits, and one of trellis bits.
+    T3 = 5,
+    /// 2-bit trellis codes: a plane of upper bits, and one of trellis bits.
+    T2 = 6,
 }
 
 /// The most planes that a layout has.
 pub(crate) const MAX_PLANES: usize = 3;
 
 impl Layout {
-    /// Every layout, most bits first.
-    pub const ALL: [Self; 4] = [Self::Q8, Self::S4, Self::S3, Self::S2];
+    /// Every layout, in the order of their stored numbers.
+    pub const ALL: [Self; 7] = [Self::Q8, Self::S4, Self::S3, Self::S2, Self::T4, Self::T3, Self::T2];
 
     /// Nominal bits of a code; what is really stored per value is more (scale, center, tables).
     pub const fn code_bits(self) -> usize {
         match self {
             Self::Q8 => 8,
-            Self::S4 => 4,
-            Self::S3 => 3,
-            Self::S2 => 2,
+            Self::S4 | Self::T4 => 4,
+            Self::S3 | Self::T3 => 3,
+            Self::S2 | Self::T2 => 2,
         }
+    }
+
+    /// Whether codes are those of `quantize::trellis`.
+    pub const fn is_trellis(self) -> bool {
+        matches!(self, Self::T4 | Self::T3 | Self::T2)
     }
 
     /// Widths in bits of the planes, lowest bits of the code first; they add up to `code_bits`.
@@ -46,20 +58,23 @@ impl Layout {
         match self {
             Self::Q8 => &[8],
             Self::S4 => &[4],
-            Self::S3 => &[2, 1],
+            Self::S3 | Self::T3 => &[2, 1],
             Self::S2 => &[2],
+            Self::T4 => &[2, 1, 1],
+            Self::T2 => &[1, 1],
         }
     }
 
     /// The layout whose stored number is `tag`.
     pub const fn from_tag(tag: u8) -> Option<Self> {
-        match tag {
-            0 => Some(Self::Q8),
-            1 => Some(Self::S4),
-            2 => Some(Self::S3),
-            3 => Some(Self::S2),
-            _ => None,
+        let mut i = 0;
+        while i < Self::ALL.len() {
+            if Self::ALL[i] as u8 == tag {
+                return Some(Self::ALL[i]);
+            }
+            i += 1;
         }
+        None
     }
 
     /// The number stored for this layout.
@@ -74,6 +89,9 @@ impl Layout {
             Self::S4 => "s4",
             Self::S3 => "s3",
             Self::S2 => "s2",
+            Self::T4 => "t4",
+            Self::T3 => "t3",
+            Self::T2 => "t2",
         }
     }
 
@@ -89,6 +107,9 @@ impl Layout {
             Self::S4 => &codebook::S4,
             Self::S3 => &codebook::S3,
             Self::S2 => &codebook::S2,
+            Self::T4 => &codebook::T4,
+            Self::T3 => &codebook::T3,
+            Self::T2 => &codebook::T2,
         }
     }
 
@@ -126,7 +147,18 @@ pub(crate) fn levels_into(layout: Layout, run: &Run<'_>, token: usize, out: &mut
         shift += u32::from(width);
     }
     let codewords = layout.codewords();
-    if !codewords.is_empty() {
+    if layout.is_trellis() {
+        let mut codes = [0u8; MAX_HEAD_DIM];
+        for (code, &bits) in codes.iter_mut().zip(&*out) {
+            *code = bits as u8;
+        }
+        let codes = codes.get(..n_values).unwrap_or(&[]);
+        trellis::for_each_level(codewords, layout.code_bits(), codes, |i, level| {
+            if let Some(out) = out.get_mut(i) {
+                *out = level;
+            }
+        });
+    } else if !codewords.is_empty() {
         for level in out.iter_mut() {
             *level = codewords.get(usize::from(*level as u8)).copied().unwrap_or(0);
         }

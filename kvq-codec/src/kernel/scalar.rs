@@ -5,12 +5,16 @@ use crate::block::{Layout, Run, levels_into};
 use crate::math::exp2_8;
 use crate::quantize::row::MAX_ROW;
 use crate::quantize::span::block_exponent;
-use crate::quantize::{precise, row};
+use crate::quantize::{precise, row, trellis};
 use crate::rotate::Rotation;
 use crate::shape::MAX_HEAD_DIM;
 
 pub(super) fn encode_row(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
-    row::encode_scalar(layout, row, codes)
+    if layout.is_trellis() {
+        trellis::encode_trellis(layout, &trellis::ScalarSearch, row, codes)
+    } else {
+        row::encode_scalar(layout, row, codes)
+    }
 }
 
 pub(super) fn encode_precise(x: &[f32], codes: &mut [u8]) -> i16 {

@@ -7,3 +7,4 @@ pub(crate) mod codebook;
 pub(crate) mod precise;
 pub(crate) mod row;
 pub(crate) mod span;
+pub(crate) mod trellis;

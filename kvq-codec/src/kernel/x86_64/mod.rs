@@ -18,6 +18,7 @@ mod accumulate;
 mod load;
 mod score;
 mod unpack;
+mod viterbi;
 
 use super::{Fold, FoldState, HeadRow, Queries, SEGMENT, Scores, Sums, TILE, Weights, scalar};
 use crate::block::{Layout, Run};
@@ -31,11 +32,15 @@ pub(crate) struct Avx2(());
 /// The portable code, compiled for AVX2.
 mod portable {
     use super::{Fold, FoldState, Layout, MAX_HEAD_DIM, Rotation, SEGMENT, scalar};
-    use crate::quantize::{precise, row};
+    use crate::quantize::{precise, row, trellis};
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn encode_row(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
-        row::encode_scalar(layout, row, codes)
+        if layout.is_trellis() {
+            trellis::encode_trellis(layout, &super::viterbi::Avx2Search, row, codes)
+        } else {
+            row::encode_scalar(layout, row, codes)
+        }
     }
 
     #[target_feature(enable = "avx2,fma")]
@@ -156,6 +161,9 @@ macro_rules! specialise {
             Layout::S4 => specialise!(@dim $function, { Layout::S4.tag() }, $head_dim, $n, $args),
             Layout::S3 => specialise!(@dim $function, { Layout::S3.tag() }, $head_dim, $n, $args),
             Layout::S2 => specialise!(@dim $function, { Layout::S2.tag() }, $head_dim, $n, $args),
+            Layout::T4 => specialise!(@dim $function, { Layout::T4.tag() }, $head_dim, $n, $args),
+            Layout::T3 => specialise!(@dim $function, { Layout::T3.tag() }, $head_dim, $n, $args),
+            Layout::T2 => specialise!(@dim $function, { Layout::T2.tag() }, $head_dim, $n, $args),
         }
     };
     (@dim $function:ident, $layout:tt, $head_dim:expr, $n:expr, $args:tt) => {

@@ -11,17 +11,17 @@ use crate::math::exp2_8;
 /// The most vectors in a row: 256 values.
 pub(super) const MAX_VECTORS: usize = 8;
 
-/// A layout's codebook in both lanes of a register.
+/// A layout's codebook, its lower and upper sixteen levels each in both lanes of a register.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn codebook<const LAYOUT: u8>() -> __m256i {
-    let mut table = [0u8; 16];
+pub(super) fn codebook<const LAYOUT: u8>() -> [__m256i; 2] {
+    let mut table = [0u8; 32];
     if let Some(layout) = Layout::from_tag(LAYOUT) {
         for (entry, &level) in table.iter_mut().zip(layout.codewords()) {
             *entry = level as u8;
         }
     }
-    load16_twice(&table, 0)
+    [load16_twice(&table, 0), load16_twice(&table, 16)]
 }
 
 /// The levels of row `token`.
@@ -30,7 +30,7 @@ pub(super) fn codebook<const LAYOUT: u8>() -> __m256i {
 pub(super) fn levels<const LAYOUT: u8, const D: usize>(
     run: &Run<'_>,
     token: usize,
-    codebook: __m256i,
+    codebook: [__m256i; 2],
 ) -> [__m256i; MAX_VECTORS] {
     let mut out = [_mm256_setzero_si256(); MAX_VECTORS];
     if LAYOUT == Layout::Q8.tag() {
@@ -45,10 +45,13 @@ pub(super) fn levels<const LAYOUT: u8, const D: usize>(
             let bytes = load32(run.planes[0], token * (D / 2) + 32 * c);
             let low = _mm256_and_si256(bytes, nibble);
             let high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
-            out[c] = _mm256_shuffle_epi8(codebook, low);
-            out[D / 64 + c] = _mm256_shuffle_epi8(codebook, high);
+            out[c] = _mm256_shuffle_epi8(codebook[0], low);
+            out[D / 64 + c] = _mm256_shuffle_epi8(codebook[0], high);
         }
         return out;
+    }
+    if LAYOUT == Layout::T4.tag() || LAYOUT == Layout::T3.tag() || LAYOUT == Layout::T2.tag() {
+        return trellis_levels::<LAYOUT, D>(run, token, codebook);
     }
     let mut codes = two_bits::<D>(run.planes[0], token);
     if LAYOUT == Layout::S3.tag() {
@@ -58,7 +61,7 @@ pub(super) fn levels<const LAYOUT: u8, const D: usize>(
         }
     }
     for (level, code) in out.iter_mut().zip(codes).take(D / 32) {
-        *level = _mm256_shuffle_epi8(codebook, code);
+        *level = _mm256_shuffle_epi8(codebook[0], code);
     }
     out
 }
@@ -94,6 +97,64 @@ fn two_bits<const D: usize>(rows: &[u8], token: usize) -> [__m256i; MAX_VECTORS]
             out[2 * (D / 128) + c] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), three);
             out[3 * (D / 128) + c] = _mm256_and_si256(_mm256_srli_epi16(bytes, 6), three);
         }
+    }
+    out
+}
+
+/// The levels of a row of trellis codes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn trellis_levels<const LAYOUT: u8, const D: usize>(
+    run: &Run<'_>,
+    token: usize,
+    codebook: [__m256i; 2],
+) -> [__m256i; MAX_VECTORS] {
+    let bits = if LAYOUT == Layout::T4.tag() { run.planes[2] } else { run.planes[1] };
+    let u = words::<D>(bits, token);
+    let (by_1, by_2, by_3) = (rotate::<D, 1>(u), rotate::<D, 2>(u), rotate::<D, 3>(u));
+    let upper = if LAYOUT == Layout::T2.tag() {
+        [_mm256_setzero_si256(); MAX_VECTORS]
+    } else {
+        two_bits::<D>(run.planes[0], token)
+    };
+    let mut out = [_mm256_setzero_si256(); MAX_VECTORS];
+    for (v, level) in out.iter_mut().enumerate().take(D / 32) {
+        let half = |w: &[u64; 4]| (w[v / 2] >> (32 * (v % 2))) as u32;
+        let z1 = _mm256_and_si256(spread_bits(half(&u) ^ half(&by_1) ^ half(&by_3)), _mm256_set1_epi8(2));
+        let z0 = _mm256_and_si256(spread_bits(half(&by_2)), _mm256_set1_epi8(1));
+        let label = _mm256_or_si256(z1, z0);
+        let high_bit = |plane: usize| spread_bits(get_u32(run.planes[plane], token * (D / 8) + 4 * v));
+        let index = if LAYOUT == Layout::T2.tag() {
+            _mm256_or_si256(label, _mm256_and_si256(high_bit(0), _mm256_set1_epi8(4)))
+        } else {
+            _mm256_or_si256(label, _mm256_slli_epi16(upper[v], 2))
+        };
+        *level = _mm256_shuffle_epi8(codebook[0], index);
+        if LAYOUT == Layout::T4.tag() {
+            *level = _mm256_blendv_epi8(*level, _mm256_shuffle_epi8(codebook[1], index), high_bit(1));
+        }
+    }
+    out
+}
+
+/// A row of a 1-bit plane as words, value 0 in the lowest bit.
+#[inline]
+fn words<const D: usize>(rows: &[u8], token: usize) -> [u64; 4] {
+    let mut out = [0; 4];
+    for (w, word) in out.iter_mut().enumerate().take(D / 64) {
+        let at = token * (D / 8) + 8 * w;
+        *word = u64::from(get_u32(rows, at)) | u64::from(get_u32(rows, at + 4)) << 32;
+    }
+    out
+}
+
+/// Bit `i` of the result is bit `i - BY` of the row, wrapping around it.
+#[inline]
+fn rotate<const D: usize, const BY: u32>(u: [u64; 4]) -> [u64; 4] {
+    let n = D / 64;
+    let mut out = [0; 4];
+    for w in 0..n {
+        out[w] = u[w] << BY | u[(w + n - 1) % n] >> (64 - BY);
     }
     out
 }

@@ -1,0 +1,123 @@
+//! The search for trellis codes, one lane per state.
+//!
+//! The costs of the four labels are computed for eight positions at a time; a step is then two permutes of
+//! the metrics, two of the costs, two additions, a minimum and a comparison whose mask is the choice byte.
+
+use core::arch::x86_64::*;
+
+use super::load::{load_sums, store_sums};
+use crate::quantize::trellis::{LABELS, STATES, Search, UNREACHED, entry_state, trace};
+use crate::shape::MAX_HEAD_DIM;
+
+/// The search with AVX2.
+pub(super) struct Avx2Search;
+
+impl Search for Avx2Search {
+    #[inline]
+    fn search(&self, codewords: &[i8], code_bits: usize, row: &[i16], codes: &mut [u8]) -> i32 {
+        // SAFETY: this type is used by functions that enable AVX2 alone, which an `Avx2` allowed.
+        unsafe {
+            match code_bits {
+                2 => search::<2>(codewords, row, codes),
+                3 => search::<4>(codewords, row, codes),
+                _ => search::<8>(codewords, row, codes),
+            }
+        }
+    }
+}
+
+/// Costs of the four labels by position, and the upper bits that attain them.
+struct Candidates {
+    costs: [[i32; 4]; MAX_HEAD_DIM],
+    uppers: [[u8; MAX_HEAD_DIM]; 4],
+}
+
+/// `UPPERS` levels carry each label.
+#[target_feature(enable = "avx2,fma")]
+fn search<const UPPERS: usize>(codewords: &[i8], row: &[i16], codes: &mut [u8]) -> i32 {
+    let n = row.len();
+    let mut candidates = Candidates { costs: [[0; 4]; MAX_HEAD_DIM], uppers: [[0; MAX_HEAD_DIM]; 4] };
+    find_candidates::<UPPERS>(codewords, row, &mut candidates);
+    let mut choices = [0u8; MAX_HEAD_DIM];
+    let half = n / 2;
+    let metrics = run(_mm256_setzero_si256(), &candidates.costs, &mut choices, half, n);
+    let metrics = run(metrics, &candidates.costs, &mut choices, 0, half);
+    let mut ends = [0i32; STATES];
+    store_sums(&mut ends, 0, metrics);
+    let entry = entry_state(&ends, &choices, half);
+    let mut starts = [UNREACHED; STATES];
+    if let Some(start) = starts.get_mut(entry) {
+        *start = 0;
+    }
+    let metrics = run(load_sums(&starts, 0), &candidates.costs, &mut choices, 0, n);
+    store_sums(&mut ends, 0, metrics);
+    trace(entry, &choices, codes, UPPERS.trailing_zeros() as usize + 1, |i, label| {
+        candidates.uppers.get(label).and_then(|u| u.get(i)).copied().unwrap_or(0)
+    });
+    ends.get(entry).copied().unwrap_or(UNREACHED)
+}
+
+/// Steps over positions `from..to`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn run(
+    mut metrics: __m256i,
+    costs: &[[i32; 4]; MAX_HEAD_DIM],
+    choices: &mut [u8; MAX_HEAD_DIM],
+    from: usize,
+    to: usize,
+) -> __m256i {
+    let mut first_label = [0i32; 8];
+    let mut second_label = [0i32; 8];
+    for state in 0..STATES {
+        let (u, first) = (state & 1, state >> 1);
+        first_label[state] = i32::from(LABELS[first << 1 | u]);
+        second_label[state] = i32::from(LABELS[(first | 4) << 1 | u]);
+    }
+    let (first_label, second_label) = (load_sums(&first_label, 0), load_sums(&second_label, 0));
+    let first = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    let second = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
+    let steps = costs.get(from..to).unwrap_or(&[]).iter().zip(choices.get_mut(from..to).unwrap_or(&mut []));
+    for (cost, choice) in steps {
+        // SAFETY: the array is 16 readable bytes, and the load needs no alignment.
+        let cost = unsafe { _mm_loadu_si128(cost.as_ptr().cast()) };
+        let cost = _mm256_broadcastsi128_si256(cost);
+        let a = _mm256_add_epi32(
+            _mm256_permutevar8x32_epi32(metrics, first),
+            _mm256_permutevar8x32_epi32(cost, first_label),
+        );
+        let b = _mm256_add_epi32(
+            _mm256_permutevar8x32_epi32(metrics, second),
+            _mm256_permutevar8x32_epi32(cost, second_label),
+        );
+        metrics = _mm256_min_epi32(a, b);
+        *choice = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b))) as u8;
+    }
+    metrics
+}
+
+/// Nearest levels per label, written so that the compiler vectorises over positions.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn find_candidates<const UPPERS: usize>(codewords: &[i8], row: &[i16], out: &mut Candidates) {
+    for label in 0..4 {
+        let mut levels = [0i16; UPPERS];
+        for (level, &codeword) in levels.iter_mut().zip(codewords.iter().skip(label).step_by(4)) {
+            *level = i16::from(codeword);
+        }
+        let mut nearest = [0i16; MAX_HEAD_DIM];
+        for ((nearest, upper), &y) in nearest.iter_mut().zip(&mut out.uppers[label]).zip(row) {
+            let (mut level, mut index) = (levels[0], 0i16);
+            for pair in levels.windows(2) {
+                let above = i16::from(y > 8 * (pair[0] + pair[1]));
+                index += above;
+                level += above * (pair[1] - pair[0]);
+            }
+            (*nearest, *upper) = (level, index as u8);
+        }
+        for ((cost, &nearest), &y) in out.costs.iter_mut().zip(&nearest).zip(row) {
+            let e = i32::from(y) - 16 * i32::from(nearest);
+            cost[label] = e * e;
+        }
+    }
+}

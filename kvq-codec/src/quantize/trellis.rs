@@ -1,0 +1,283 @@
+//! Trellis codes: a code per value that also chooses what its neighbours' codes mean.
+//!
+//! A code of `R` bits is one trellis bit `u` and `R - 1` upper bits. Two label bits are parities of trellis
+//! bits, `z1(i) = u(i) ⊕ u(i-1) ⊕ u(i-3)` and `z0(i) = u(i-2)`, positions wrapping around the row, and the
+//! level is entry `upper·4 + z1·2 + z0` of an ascending union codebook of `2^(R+1)` levels: twice as many
+//! as a scalar code has, at the same bits. The encoder searches the eight states of the last three trellis
+//! bits for the least squared error (Viterbi), which gains 1.3 to 1.6 dB over scalar codewords (trellis-coded
+//! quantization: Marcellin and Fischer, IEEE Trans. Commun. 38, 1990; tail-biting as in QTIP, arXiv 2406.11235).
+//!
+//! Tail-biting: a first pass over the row, begun in its middle with every state allowed, finds the state in
+//! which the row is best entered; the second pass begins and ends there.
+
+use super::codebook;
+use super::row::{MIN_SCALE, inverse_scale, quotient, row_energy, squared_scale_q12};
+use crate::block::Layout;
+use crate::math::log2_q8;
+use crate::shape::MAX_HEAD_DIM;
+
+/// States: the last three trellis bits, the newest in bit 0.
+pub(crate) const STATES: usize = 8;
+
+/// A cost that no path through a row reaches.
+pub(crate) const UNREACHED: i32 = 1 << 30;
+
+/// Label (`z1·2 + z0`) of a step whose last four trellis bits, newest in bit 0, are the index.
+pub(crate) const LABELS: [u8; 16] = labels();
+
+const fn labels() -> [u8; 16] {
+    let mut out = [0; 16];
+    let mut r = 0;
+    while r < 16 {
+        let z1 = (r ^ (r >> 1) ^ (r >> 3)) & 1;
+        let z0 = (r >> 2) & 1;
+        out[r] = (z1 << 1 | z0) as u8;
+        r += 1;
+    }
+    out
+}
+
+/// The search for the cheapest codes of a row at one scale; the part that backends replace.
+///
+/// `row` in sixteenths of a codeword unit; writes codes (`upper | u << (R - 1)`) and returns the squared error.
+pub(crate) trait Search {
+    fn search(&self, codewords: &[i8], code_bits: usize, row: &[i16], codes: &mut [u8]) -> i32;
+}
+
+/// Encodes `row` as [`encode_scalar`](super::row::encode_scalar) does, with trellis codes.
+#[inline(always)]
+pub(crate) fn encode_trellis(layout: Layout, search: &impl Search, row: &[i16], codes: &mut [u8]) -> Option<i32> {
+    let energy = row_energy(row);
+    if energy == 0 {
+        codes.fill(0);
+        return None;
+    }
+    let (codewords, code_bits) = (layout.codewords(), layout.code_bits());
+    let log_sigma = (log2_q8(energy) - log2_q8(row.len() as u64)) / 2 - codebook::log2_sigma_trellis_q8(code_bits);
+    let guess = ((8 * log_sigma + 128) >> 8).max(MIN_SCALE + SEARCH);
+    let likely = likely_scale(code_bits, row, guess);
+    let mut best = (u64::MAX, likely);
+    let mut y = [0i16; MAX_HEAD_DIM];
+    let y = y.get_mut(..row.len()).unwrap_or(&mut []);
+    let mut trial = [0u8; MAX_HEAD_DIM];
+    let trial = trial.get_mut(..row.len()).unwrap_or(&mut []);
+    for f in likely - 1..=likely + 1 {
+        let inverse = inverse_scale(f.max(MIN_SCALE));
+        for (y, &r) in y.iter_mut().zip(row) {
+            *y = quotient(r, inverse);
+        }
+        let error = search.search(codewords, code_bits, y, trial);
+        let weighted = error.max(0) as u64 * squared_scale_q12(f - likely);
+        if weighted < best.0 {
+            best = (weighted, f.max(MIN_SCALE));
+            for (code, &t) in codes.iter_mut().zip(&*trial) {
+                *code = t;
+            }
+        }
+    }
+    Some(best.1)
+}
+
+/// Candidate scales on either side of the guess.
+const SEARCH: i32 = 4;
+
+/// The scale around which to search, without a search: what a scale costs is close to a constant error per
+/// value in its own units plus the overload of the values beyond the outermost level.
+#[inline(always)]
+fn likely_scale(code_bits: usize, row: &[i16], guess: i32) -> i32 {
+    let per_value: u64 = match code_bits {
+        2 => 60_000,
+        3 => 9_500,
+        _ => 2_400,
+    };
+    let mut best = (u64::MAX, guess);
+    for k in -SEARCH..=SEARCH {
+        let inverse = inverse_scale(guess + k);
+        let mut cost = per_value * row.len() as u64;
+        for &r in row {
+            let over = (i32::from(quotient(r, inverse)).abs() - 16 * 127).max(0);
+            cost += u64::from((over * over) as u32);
+        }
+        let weighted = cost * squared_scale_q12(k);
+        if weighted < best.0 {
+            best = (weighted, guess + k);
+        }
+    }
+    best.1
+}
+
+/// Calls `f(i, level)` for the level of every code of a row.
+#[inline(always)]
+pub(crate) fn for_each_level(codewords: &[i8], code_bits: usize, codes: &[u8], mut f: impl FnMut(usize, i8)) {
+    let n = codes.len();
+    let bit = |i: usize| codes.get(i).map_or(0, |&c| usize::from(c >> (code_bits - 1) & 1));
+    let back = |k: usize| bit(n.wrapping_sub(k));
+    // The last four trellis bits, newest in bit 0.
+    let mut history = back(1) | back(2) << 1 | back(3) << 2;
+    let upper_mask = (1u8 << (code_bits - 1)) - 1;
+    for (i, &code) in codes.iter().enumerate() {
+        history = (history << 1 | bit(i)) & 15;
+        let label = LABELS.get(history).copied().unwrap_or(0);
+        let index = usize::from((code & upper_mask) << 2 | label);
+        f(i, codewords.get(index).copied().unwrap_or(0));
+    }
+}
+
+/// The upper bits and squared error of the level nearest to `y` among those of one label.
+#[inline(always)]
+fn nearest_of_label(codewords: &[i8], label: usize, y: i16) -> (u8, i32) {
+    let mut upper = 0u8;
+    let mut levels = codewords.iter().skip(label).step_by(4).map(|&c| i32::from(c));
+    let mut level = levels.next().unwrap_or(0);
+    let mut low = level;
+    for high in levels {
+        if i32::from(y) > 8 * (low + high) {
+            upper += 1;
+            level = high;
+        }
+        low = high;
+    }
+    let e = i32::from(y) - 16 * level;
+    (upper, e * e)
+}
+
+/// The definition of the search.
+pub(crate) struct ScalarSearch;
+
+impl Search for ScalarSearch {
+    fn search(&self, codewords: &[i8], code_bits: usize, row: &[i16], codes: &mut [u8]) -> i32 {
+        let n = row.len();
+        let mut choices = [0u8; MAX_HEAD_DIM];
+        let costs = |i: usize| {
+            let y = row.get(i).copied().unwrap_or(0);
+            [0, 1, 2, 3].map(|label| nearest_of_label(codewords, label, y).1)
+        };
+        let half = n / 2;
+        let mut metrics = [0i32; STATES];
+        for i in (half..n).chain(0..half) {
+            step(&mut metrics, &costs(i), choices.get_mut(i));
+        }
+        let entry = entry_state(&metrics, &choices, half);
+        let mut metrics = [UNREACHED; STATES];
+        if let Some(start) = metrics.get_mut(entry) {
+            *start = 0;
+        }
+        for i in 0..n {
+            step(&mut metrics, &costs(i), choices.get_mut(i));
+        }
+        trace(entry, &choices, codes, code_bits, |i, label| {
+            nearest_of_label(codewords, label, row.get(i).copied().unwrap_or(0)).0
+        });
+        metrics.get(entry).copied().unwrap_or(UNREACHED)
+    }
+}
+
+/// One position: the cheaper way into each state; bit `s` of `choice` tells which.
+#[inline(always)]
+fn step(metrics: &mut [i32; STATES], costs: &[i32; 4], choice: Option<&mut u8>) {
+    let mut next = [0i32; STATES];
+    let mut chosen = 0u8;
+    for (state, best) in next.iter_mut().enumerate() {
+        let (u, first) = (state & 1, state >> 1);
+        let second = first | 4;
+        let cost = |from: usize| {
+            let label = LABELS.get((from << 1 | u) & 15).map_or(0, |&l| usize::from(l));
+            metrics.get(from).copied().unwrap_or(0) + costs.get(label).copied().unwrap_or(0)
+        };
+        let (a, b) = (cost(first), cost(second));
+        *best = a.min(b);
+        chosen |= u8::from(b < a) << state;
+    }
+    *metrics = next;
+    if let Some(choice) = choice {
+        *choice = chosen;
+    }
+}
+
+/// The state before `state` was entered by `choice`.
+#[inline(always)]
+pub(crate) fn previous(state: usize, choice: u8) -> usize {
+    state >> 1 | usize::from(choice >> state & 1) << 2
+}
+
+/// Follows the cheapest path of the first pass back from its end, just before `half`, to position 0.
+#[inline(always)]
+pub(crate) fn entry_state(metrics: &[i32; STATES], choices: &[u8], half: usize) -> usize {
+    let mut state = 0;
+    let mut least = i32::MAX;
+    for (s, &m) in metrics.iter().enumerate() {
+        if m < least {
+            (state, least) = (s, m);
+        }
+    }
+    for &choice in choices.iter().take(half).rev() {
+        state = previous(state, choice);
+    }
+    state
+}
+
+/// Writes the codes of the path that ends in `state`.
+#[inline(always)]
+pub(crate) fn trace(
+    mut state: usize,
+    choices: &[u8],
+    codes: &mut [u8],
+    code_bits: usize,
+    upper: impl Fn(usize, usize) -> u8,
+) {
+    let n = codes.len();
+    for (i, (code, &choice)) in codes.iter_mut().zip(choices.iter().take(n)).enumerate().rev() {
+        let from = previous(state, choice);
+        let u = state & 1;
+        let label = LABELS.get((from << 1 | u) & 15).map_or(0, |&l| usize::from(l));
+        *code = upper(i, label) | (u as u8) << (code_bits - 1);
+        state = from;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn labels_are_the_parities() {
+        for r in 0..16usize {
+            let u = |k: usize| (r >> k) & 1;
+            assert_eq!(usize::from(LABELS[r]), (u(0) ^ u(1) ^ u(3)) << 1 | u(2));
+        }
+    }
+
+    #[test]
+    fn the_search_beats_every_single_change() {
+        // Flipping any one code's bits must not lower the error: the path found is a local optimum.
+        let mut seed = 77u64;
+        let mut worse = 0;
+        for layout in [Layout::T2, Layout::T3, Layout::T4] {
+            let row: Vec<i16> = (0..64)
+                .map(|_| {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    ((seed >> 48) as i16) >> 5
+                })
+                .collect();
+            let mut codes = [0u8; 64];
+            let error = ScalarSearch.search(layout.codewords(), layout.code_bits(), &row, &mut codes);
+            let cost = |codes: &[u8]| {
+                let mut total = 0i64;
+                for_each_level(layout.codewords(), layout.code_bits(), codes, |i, level| {
+                    total += (i64::from(row[i]) - 16 * i64::from(level)).pow(2);
+                });
+                total
+            };
+            assert_eq!(cost(&codes), i64::from(error), "{layout:?}");
+            for i in 0..64 {
+                for bits in 1..1u8 << layout.code_bits() {
+                    let mut changed = codes;
+                    changed[i] ^= bits;
+                    worse += usize::from(cost(&changed) < i64::from(error));
+                }
+            }
+        }
+        assert_eq!(worse, 0);
+    }
+}
