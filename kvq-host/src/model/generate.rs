@@ -172,7 +172,7 @@ pub fn generate(
 ) -> Result<Generation> {
     let mut generator = Generator::new(model, store, prompt, eos_ids, options)?;
     let mut tokens = Vec::new();
-    while let Some(token) = generator.next() {
+    for token in generator.by_ref() {
         let token = token?;
         tokens.push(token);
         if !on_token(token)? {

@@ -74,7 +74,8 @@ pub(crate) fn rms_norm_in_place(x: &mut [f32], gain: &[f32], epsilon: f32) {
 
 /// GELU with the tanh approximation (`gelu_new`): `x · sigmoid(2 √(2/π) (x + 0.044715 x³))`.
 pub(crate) fn gelu_new(x: &mut [f32]) {
-    const FACTOR: f32 = 1.595_769_1;
+    /// 2 √(2/π)
+    const FACTOR: f32 = 2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
     for x in x {
         let inner = FACTOR * (*x + 0.044_715 * *x * *x * *x);
         *x /= 1.0 + exp(-inner);

@@ -47,8 +47,8 @@ impl<'a> TextStream<'a> {
     fn pending(&self) -> Result<String> {
         let before = self.tokenizer.decode_as(&self.ids[..self.emitted], true)?;
         let mut text = self.tokenizer.decode_as(&self.ids, true)?;
-        let common = text.bytes().zip(before.bytes()).take_while(|(a, b)| a == b).count();
-        let start = text.floor_char_boundary(common);
+        let common = text.chars().zip(before.chars()).take_while(|(a, b)| a == b);
+        let start = common.map(|(c, _)| c.len_utf8()).sum();
         Ok(text.split_off(start))
     }
 }
