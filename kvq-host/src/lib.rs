@@ -1,4 +1,9 @@
 //! The `kvq-codec` KV cache inside a candle generation loop.
 
+pub mod cli;
+pub mod eval;
 pub mod kv_store;
+pub mod measure;
 pub mod model;
+pub mod policy;
+pub mod report;

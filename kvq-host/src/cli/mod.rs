@@ -1,0 +1,52 @@
+//! The command line: one verb per file, and what verbs share.
+//!
+//! Exit codes: 0 for success, 1 for a failure, 2 for a command line that asks for what is not allowed.
+
+mod bench;
+mod eval;
+mod generate;
+mod shared;
+mod text;
+mod threads;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+pub use shared::UsageError;
+
+/// KV cache quantization for language models: measure it, read what it writes.
+///
+/// Without a verb, `kvq` runs `bench` on the model that is built in.
+#[derive(Debug, Parser)]
+#[command(name = "kvq", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    bench: bench::Args,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Bytes, speed and quality of caches side by side.
+    Bench(bench::Args),
+    /// Continue a prompt with one cache.
+    Generate(generate::Args),
+    /// Quality of caches on a text, against the dense f32 cache.
+    Eval(eval::Args),
+}
+
+impl Cli {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// [`UsageError`] for what a command line may not ask for; anything else is a failure.
+    pub fn run(&self) -> Result<()> {
+        match &self.verb {
+            None => bench::run(&self.bench),
+            Some(Verb::Bench(args)) => bench::run(args),
+            Some(Verb::Generate(args)) => generate::run(args),
+            Some(Verb::Eval(args)) => eval::run(args),
+        }
+    }
+}

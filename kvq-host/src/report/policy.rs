@@ -1,0 +1,99 @@
+//! A policy as a record states it.
+
+use kvq_codec::{Budget, Side, Tier, WhenFull};
+use serde::Serialize;
+
+use crate::policy::NamedPolicy;
+
+/// What a policy keeps precise and gives up.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PolicyRecord {
+    /// Its name in the runs.
+    pub name: String,
+    /// First tokens kept at 8 bits.
+    pub n_sink: u16,
+    /// Newest tokens kept at 8 bits at the least.
+    pub recent_len: u16,
+    /// Tokens packed together.
+    pub span_len: u16,
+    /// Tiers of keys.
+    pub key_tiers: Vec<TierRecord>,
+    /// Tiers of values.
+    pub value_tiers: Vec<TierRecord>,
+    /// Demotion steps under pressure, least harm first.
+    pub ladder: Vec<StepRecord>,
+    /// Compression against fp16 that the budget asks for; null for a budget of bytes.
+    pub budget_compression: Option<f64>,
+    /// `error`, `demote` or `evict`.
+    pub when_full: &'static str,
+    /// Tokens that a query looks back on; 0 for all.
+    pub window_len: u32,
+}
+
+/// One tier.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TierRecord {
+    /// Name of the layout.
+    pub layout: &'static str,
+    /// Nominal bits of a code.
+    pub code_bits: usize,
+    /// Age in tokens from which spans enter it; null where only the budget asks for it.
+    pub from_age_tokens: Option<u32>,
+}
+
+/// One step of the ladder.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepRecord {
+    /// `key` or `value`.
+    pub side: &'static str,
+    /// Index of the tier moved into.
+    pub to: u8,
+}
+
+impl From<&NamedPolicy> for PolicyRecord {
+    fn from(named: &NamedPolicy) -> Self {
+        let policy = &named.policy;
+        let tiers = |tiers: &[Option<Tier>]| tiers.iter().flatten().map(TierRecord::from).collect();
+        Self {
+            name: named.name.clone(),
+            n_sink: policy.n_sink,
+            recent_len: policy.recent_len,
+            span_len: policy.span_len,
+            key_tiers: tiers(&policy.key_tiers),
+            value_tiers: tiers(&policy.value_tiers),
+            ladder: policy
+                .ladder
+                .iter()
+                .flatten()
+                .map(|step| StepRecord { side: side(step.side), to: step.to })
+                .collect(),
+            budget_compression: match policy.budget {
+                Budget::Compression(hundredths) => Some(f64::from(hundredths) / 100.0),
+                Budget::Bytes => None,
+            },
+            when_full: match policy.when_full {
+                WhenFull::Error => "error",
+                WhenFull::Demote => "demote",
+                WhenFull::Evict => "evict",
+            },
+            window_len: policy.window_len,
+        }
+    }
+}
+
+impl From<&Tier> for TierRecord {
+    fn from(tier: &Tier) -> Self {
+        Self {
+            layout: tier.layout.name(),
+            code_bits: tier.layout.code_bits(),
+            from_age_tokens: (tier.from_age != Tier::UNDER_PRESSURE).then_some(tier.from_age),
+        }
+    }
+}
+
+const fn side(side: Side) -> &'static str {
+    match side {
+        Side::Key => "key",
+        Side::Value => "value",
+    }
+}
