@@ -10,7 +10,7 @@ use candle_core::quantized::gguf_file::{self, Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use kvq_host::kv_store::dense::DenseF32;
-use kvq_host::model::{Llama, Logits};
+use kvq_host::model::{LanguageModel, Llama, Logits};
 
 const FIXTURE: &str = "llama-random";
 
@@ -105,7 +105,6 @@ fn open(bytes: &[u8]) -> anyhow::Result<(Llama, Vec<String>)> {
 fn gguf_error(dtype: GgmlDType) -> (f32, Vec<String>) {
     let (_, expected) = common::fixture(FIXTURE);
     let (model, notes) = open(&gguf(dtype, &[])).unwrap();
-    use kvq_host::model::LanguageModel;
     let mut store = DenseF32::new(model.config().kv_shape());
     let logits = model.forward(&expected.tokens, &mut store, Logits::All).unwrap().to_vec2::<f32>().unwrap();
     let pairs = logits.iter().flatten().zip(expected.logits.iter().flatten());
@@ -120,7 +119,25 @@ fn gguf_weights_give_the_same_logits() {
     assert!(error < 0.2 && notes.is_empty(), "{error} {notes:?}");
 }
 
-/// 15 matrices and the two ends are re-encoded, and the model says so.
+/// Enough rows to be multiplied in f32 give the logits of single tokens, up to the rounding of activations.
+#[test]
+fn long_chunks_of_quantized_weights_agree_with_single_tokens() {
+    let (_, expected) = common::fixture(FIXTURE);
+    let (model, _) = open(&gguf(GgmlDType::Q8_0, &[])).unwrap();
+    let tokens: Vec<u32> = expected.tokens.iter().cycle().take(40).copied().collect();
+    let run = |chunk: usize| -> Vec<f32> {
+        let mut store = DenseF32::new(model.config().kv_shape());
+        let logits =
+            tokens.chunks(chunk).map(|tokens| model.forward(tokens, &mut store, Logits::All).unwrap());
+        logits.flat_map(|logits| logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+    };
+    let (whole, single) = (run(40), run(1));
+    let worst = whole.iter().zip(&single).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+    assert!(worst > 0.0 && worst < 0.1, "{worst}");
+    assert_eq!(single, run(7));
+}
+
+/// 14 matrices and the two ends are re-encoded, and the model says so.
 #[test]
 fn slow_types_are_re_encoded_with_a_note() {
     for dtype in [GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1] {

@@ -8,6 +8,13 @@ use candle_core::{Device, Module, Tensor};
 
 use super::math;
 
+/// Rows from which quantized weights are multiplied in f32.
+///
+/// candle multiplies quantized weights row by row, at 9 billion multiply-adds per second on one thread of
+/// the machine this was measured on, whatever the rows. Restoring the weights first costs 0.6 ns each and
+/// then runs at the speed of a plain product: even at 16 rows, 1.8 times as fast at 32, 3.5 times at 512.
+const GEMM_ROWS: usize = 32;
+
 /// Weights of a linear layer, `(outputs, inputs)`.
 ///
 /// Full-precision weights are kept with the inputs contiguous, also where a checkpoint stores them the
@@ -74,10 +81,17 @@ impl Linear {
     }
 
     /// `x · Wᵀ` as a tensor `(n, outputs)`, without the bias: for logits, which are not copied again.
+    ///
+    /// On quantized weights a few rows are rounded to 8 bits on the way, as candle does; [`GEMM_ROWS`] and
+    /// more are not. So the same token in a long chunk and alone agree to that rounding only.
     pub(crate) fn product(&self, x: &[f32]) -> Result<Tensor> {
-        let x = Tensor::from_slice(x, (x.len() / self.inputs, self.inputs), &Device::Cpu)?;
+        let n = x.len() / self.inputs;
+        let x = Tensor::from_slice(x, (n, self.inputs), &Device::Cpu)?;
         Ok(match &self.weights {
             Weights::Dense(weights) => x.matmul(&weights.t()?)?,
+            Weights::Quantized { blocks, .. } if n >= GEMM_ROWS => {
+                x.matmul(&blocks.dequantize(&Device::Cpu)?.t()?)?
+            }
             Weights::Quantized { matmul, .. } => matmul.forward(&x)?,
         })
     }
