@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask <verb>`. One verb per file; CI only calls these.
 
 mod fetch_model;
+mod golden;
 mod setup;
 mod test;
 mod tool;
@@ -23,6 +24,8 @@ enum Verb {
     Setup,
     /// Run every check, in order, and count them.
     Test,
+    /// Write the codec's golden files anew, after a deliberate change of the format.
+    Golden,
     /// Put a real model under models/.
     FetchModel(fetch_model::Args),
     /// Train the built-in model from a text file.
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().verb {
         Verb::Setup => setup::run(),
         Verb::Test => test::run(),
+        Verb::Golden => golden::run(),
         Verb::FetchModel(args) => fetch_model::run(&args),
         Verb::Train(args) => train::run(&args),
     };

@@ -1,6 +1,6 @@
 //! Appending: checks first, then rotation and 8-bit rows into the sinks or the recent window.
 
-use super::layer::LayerState;
+use super::layer::{LayerState, SpanHead};
 use super::plan::SidePlan;
 use super::storage::{self, Storage};
 use super::Cache;
@@ -69,11 +69,31 @@ impl<S: Storage> Cache<S> {
         let packed = hot.saturating_sub(self.plan.hot_len).div_ceil(self.plan.span_len.max(1));
         let n_spans = state.n_spans + packed;
         let left = hot.saturating_sub(packed * self.plan.span_len);
-        if n_spans <= max_spans && self.plan.fits(quota, n_spans, left) {
+        let needed = self.least_units(state) + packed * self.plan.floor_units() + self.plan.hot_units(left);
+        if n_spans <= max_spans && needed <= quota {
             return Ok(());
         }
         let capacity = self.plan.capacity(quota, max_spans);
         Err(Error::Full { needed: (state.len + n_tokens) as u32, capacity: capacity as u32 })
+    }
+
+    /// Units of the layer's spans once all are demoted as far as the ladder goes (age may have taken them further).
+    fn least_units(&self, state: &LayerState) -> usize {
+        if self.plan.policy.key_tiers.iter().chain(&self.plan.policy.value_tiers).flatten().all(|t| {
+            t.from_age == 0 || t.from_age == crate::policy::Tier::UNDER_PRESSURE
+        }) {
+            return state.n_spans * self.plan.floor_units();
+        }
+        let (mut at, mut units) = (state.head, 0);
+        while at != storage::NONE {
+            let head = SpanHead::read(self.record(at));
+            for side in [Side::Key, Side::Value] {
+                let tier = head.tier(side).max(self.plan.policy.floor(side));
+                units += self.plan.tier_units(side, tier);
+            }
+            at = head.next;
+        }
+        units
     }
 
     fn append_one(

@@ -309,7 +309,7 @@ impl Plan {
     }
 
     /// Units of a span whose two sides are as far down as the ladder goes.
-    const fn floor_units(&self) -> usize {
+    pub const fn floor_units(&self) -> usize {
         self.tier_units(Side::Key, self.policy.floor(Side::Key))
             + self.tier_units(Side::Value, self.policy.floor(Side::Value))
     }
@@ -380,11 +380,6 @@ impl Plan {
         n
     }
 
-    /// Whether `n_spans` spans at the floor and `hot` recent tokens fit in `quota` units.
-    pub const fn fits(&self, quota: usize, n_spans: usize, hot: usize) -> bool {
-        n_spans * self.floor_units() + self.hot_units(hot) <= quota
-    }
-
     pub const fn minimum_bytes(&self) -> usize {
         let layer = self.hot_units(self.hot_len) * self.unit_bytes + 2 * self.record_bytes;
         self.fixed_bytes() + self.spare_units * self.unit_bytes + self.shape.n_layers * (layer + self.unit_bytes)
@@ -407,7 +402,8 @@ pub const fn minimum_bytes(shape: KvShape, policy: Policy) -> Result<usize, Erro
     }
 }
 
-/// The most tokens that a buffer of `bytes` holds, with every span demoted as far as the policy allows.
+/// The most tokens that a buffer of `bytes` is sure to hold, with every span demoted as far as the ladder goes.
+/// Tiers that are entered by age alone may make room for more.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Policy`], or [`Error::BufferTooSmall`] below [`minimum_bytes`].
