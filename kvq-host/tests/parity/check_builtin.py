@@ -5,9 +5,9 @@
 
 Loads the folder (by default the built-in model) with transformers, in float32 with eager attention and
 no cache at all, and prints one JSON object: `prompt`, `prompt_ids`, `text`, `ids` (the new tokens) and
-`stopped`, whether the end-of-text token ended it early. The same tokens must come from a dense cache in
+`stopped`, whether the end-of-text token ended it early. The same tokens must come (as `new_token_ids`) from
 
-    kvq generate --prompt TEXT --temperature 0 --seed 0 --json -
+    kvq generate --dense f32 --prompt TEXT --new-tokens N --temperature 0 --seed 0 --json -
 
 except where the two largest logits are closer than float32 rounding: `min_gap` is the smallest
 distance between them over the new tokens.
