@@ -24,8 +24,8 @@ pub(crate) fn fetch(repository: &str, name: &str) -> Result<Files> {
     fetch_files(repository).with_context(|| {
         format!(
             "cannot fetch `{repository}` from the Hugging Face hub. To work offline put config.json, \
-             tokenizer.json and model.safetensors (or one .gguf file) into models/{name}/, or pass the path of \
-             such a folder or file"
+             tokenizer.json and model.safetensors (for the Llama family, one .gguf file will do) into \
+             models/{name}/, or pass the path of such a folder or file"
         )
     })
 }
