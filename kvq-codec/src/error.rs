@@ -119,7 +119,10 @@ impl fmt::Display for Error {
                 write!(f, "{needed} tokens do not fit: capacity is {capacity} (capacity_tokens)")
             }
             Self::Grow { needed, got } => {
-                write!(f, "storage of {got} bytes must grow to {needed} bytes and did not: Cache::append works again once Storage::grow can")
+                write!(
+                    f,
+                    "storage of {got} bytes must grow to {needed} bytes and did not: Cache::append works again once Storage::grow can"
+                )
             }
             Self::PastEnd { len, got } => write!(f, "{got} tokens asked for, {len} held (Cache::len)"),
         }

@@ -39,7 +39,9 @@ mod rotate;
 mod shape;
 
 pub use block::Layout;
-pub use cache::{Cache, KvCache, MemoryReport, Storage, TierUse, capacity_tokens, minimum_bytes};
+pub use cache::{
+    COMPRESSION_FROM_TOKENS, Cache, KvCache, MemoryReport, Storage, TierUse, capacity_tokens, minimum_bytes,
+};
 pub use error::{Error, Side};
 pub use kernel::Backend;
 pub use policy::{Budget, MAX_TIERS, Policy, Step, Tier, WhenFull};

@@ -42,7 +42,8 @@ pub(crate) fn scale_q(value: i32, e: i32) -> i32 {
     if shift >= 1 {
         ((product + (1i64 << (shift - 1))) >> shift).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
     } else {
-        product.saturating_mul(1i64 << (-shift).min(40)).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
+        product.saturating_mul(1i64 << (-shift).min(40)).clamp(i64::from(i32::MIN), i64::from(i32::MAX))
+            as i32
     }
 }
 
@@ -96,8 +97,9 @@ pub(crate) fn exp_nonpositive(x: f32) -> f32 {
     let f = t - whole;
     // 2^f on [-1/2, 1/2]: the Taylor terms of e^(f ln 2), the last two fitted to the interval.
     let p = 1.0
-        + f * (0.693_147_2
-            + f * (0.240_226_5 + f * (0.055_504_11 + f * (0.009_618_129 + f * (0.001_333_355_8 + f * 0.000_154_035_3)))));
+        + f * (core::f32::consts::LN_2
+            + f * (0.240_226_5
+                + f * (0.055_504_11 + f * (0.009_618_129 + f * (0.001_333_355_8 + f * 0.000_154_035_3)))));
     let exponent = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
     if x < -87.0 { 0.0 } else { p * exponent }
 }
@@ -179,7 +181,10 @@ mod tests {
 
     #[test]
     fn rounding_and_inverse_root() {
-        assert_eq!([round_to_i32(2.5), round_to_i32(-2.5), round_to_i32(3.5), round_to_i32(-0.4)], [2, -2, 4, 0]);
+        assert_eq!(
+            [round_to_i32(2.5), round_to_i32(-2.5), round_to_i32(3.5), round_to_i32(-0.4)],
+            [2, -2, 4, 0]
+        );
         for d in 4..=256 {
             let x = d as f32;
             assert!((f64::from(inverse_sqrt(x)) * f64::from(x).sqrt() - 1.0).abs() < 2e-7, "{d}");

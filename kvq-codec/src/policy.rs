@@ -56,8 +56,9 @@ pub struct Step {
 pub enum Budget {
     /// The length of the buffer.
     Bytes,
-    /// A compression against fp16, in hundredths (400 is 4.00x), at every length at which the recent
-    /// window and the ladder allow it. The storage grows with the length.
+    /// A compression against fp16, in hundredths (400 is 4.00x), at every length from
+    /// [`COMPRESSION_FROM_TOKENS`](crate::COMPRESSION_FROM_TOKENS) on where the recent window and the ladder
+    /// allow it. The storage grows with the length.
     Compression(u16),
 }
 
@@ -213,7 +214,9 @@ impl Policy {
             return Err(Error::Policy("compression must be between 1.00 and 8.00"));
         }
         if let (Budget::Compression(_), WhenFull::Evict) = (self.budget, self.when_full) {
-            return Err(Error::Policy("evict needs a byte budget: a compression budget grows with the length"));
+            return Err(Error::Policy(
+                "evict needs a byte budget: a compression budget grows with the length",
+            ));
         }
         self.check_ladder()
     }

@@ -118,7 +118,7 @@ fn small_strides(x: &mut [f32]) {
 fn inverse_root(n: usize) -> f32 {
     let log2 = n.trailing_zeros();
     let even = f32::from_bits((127 - log2 / 2) << 23);
-    if log2 % 2 == 0 { even } else { even * core::f32::consts::FRAC_1_SQRT_2 }
+    if log2.is_multiple_of(2) { even } else { even * core::f32::consts::FRAC_1_SQRT_2 }
 }
 
 #[cfg(test)]

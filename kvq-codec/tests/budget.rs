@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Growing, Sequence, aged};
-use kvq_codec::{Backend, Cache, KvCache, KvShape, Layout, Policy, Side, WhenFull, capacity_tokens, minimum_bytes};
+use kvq_codec::{
+    Backend, Cache, KvCache, KvShape, Layout, Policy, Side, WhenFull, capacity_tokens, minimum_bytes,
+};
 
 #[test]
 fn presets_keep_their_compression_at_every_length_from_1024_on() {
@@ -37,7 +39,8 @@ fn a_byte_budget_is_never_exceeded_and_holds_what_capacity_says() {
     for shape in [KvShape::new(2, 2, 32), KvShape::new(3, 1, 64), KvShape::new(1, 5, 8)] {
         for (_, preset) in Policy::PRESETS {
             for span_len in [16, 32, 64] {
-                let policy = Policy { span_len, recent_len: span_len, ..preset.with_byte_budget(WhenFull::Demote) };
+                let policy =
+                    Policy { span_len, recent_len: span_len, ..preset.with_byte_budget(WhenFull::Demote) };
                 let least = minimum_bytes(shape, policy).unwrap();
                 for bytes in [least, least + 1, least * 3 / 2, least * 4] {
                     let capacity = capacity_tokens(shape, policy, bytes).unwrap();
@@ -48,7 +51,11 @@ fn a_byte_budget_is_never_exceeded_and_holds_what_capacity_says() {
                         let (k, v) = (sequence.slab(t, t + 1, true), sequence.slab(t, t + 1, false));
                         for layer in 0..shape.n_layers {
                             let result = cache.append(layer, 1, &k, &v);
-                            assert_eq!(result.is_ok(), t < capacity, "{shape:?} {bytes} token {t}: {result:?}");
+                            assert_eq!(
+                                result.is_ok(),
+                                t < capacity,
+                                "{shape:?} {bytes} token {t}: {result:?}"
+                            );
                         }
                         let report = cache.memory();
                         assert_eq!(report.total(), bytes + size_of_val(&cache), "token {t}: {report:?}");
@@ -62,7 +69,8 @@ fn a_byte_budget_is_never_exceeded_and_holds_what_capacity_says() {
 #[test]
 fn capacity_is_known_at_compile_time() {
     const SHAPE: KvShape = KvShape::new(3, 4, 32);
-    const POLICY: Policy = Policy { span_len: 32, recent_len: 32, ..Policy::FOUR_X }.with_byte_budget(WhenFull::Evict);
+    const POLICY: Policy =
+        Policy { span_len: 32, recent_len: 32, ..Policy::FOUR_X }.with_byte_budget(WhenFull::Evict);
     const TOKENS: usize = match capacity_tokens(SHAPE, POLICY, 96 * 1024) {
         Ok(tokens) => tokens,
         Err(_) => 0,

@@ -9,7 +9,8 @@ use kvq_codec::{
 };
 
 const SHAPE: KvShape = KvShape::new(2, 2, 32);
-const POLICY: Policy = Policy { span_len: 16, recent_len: 16, ..Policy::FOUR_X }.with_byte_budget(WhenFull::Demote);
+const POLICY: Policy =
+    Policy { span_len: 16, recent_len: 16, ..Policy::FOUR_X }.with_byte_budget(WhenFull::Demote);
 
 fn buffer() -> Vec<u8> {
     vec![0; 48 * 1024]
@@ -45,10 +46,19 @@ fn contradictory_policies_are_refused_with_the_reason() {
         (Policy { recent_len: 1, ..POLICY }, "recent_len"),
         (Policy { n_sink: 5000, ..POLICY }, "n_sink"),
         (Policy { key_tiers: [None; 4], ..POLICY }, "at least one tier"),
-        (Policy { key_tiers: [first, Some(Tier::from_age(Layout::S4, 64)), None, None], ..POLICY }, "fewer bits"),
+        (
+            Policy { key_tiers: [first, Some(Tier::from_age(Layout::S4, 64)), None, None], ..POLICY },
+            "fewer bits",
+        ),
         (Policy { value_tiers: [first, None, first, None], ..POLICY }, "gap"),
         (Policy { value_tiers: [Some(Tier::from_age(Layout::S4, 9)), None, None, None], ..POLICY }, "age 0"),
-        (Policy { ladder: [Some(Step { side: Side::Key, to: 2 }), None, None, None, None, None], ..POLICY }, "ladder"),
+        (
+            Policy {
+                ladder: [Some(Step { side: Side::Key, to: 2 }), None, None, None, None, None],
+                ..POLICY
+            },
+            "ladder",
+        ),
         (Policy { budget: Budget::Compression(99), ..POLICY }, "compression"),
         (Policy { budget: Budget::Compression(400), when_full: WhenFull::Evict, ..POLICY }, "evict"),
     ];
@@ -185,7 +195,9 @@ fn storage_that_cannot_grow_when_it_should_is_an_error() {
             true
         }
     }
-    let mut cache = kvq_codec::Cache::new(SHAPE, aged(&[Layout::S4], 16, 16), Backend::SCALAR, Stuck(Vec::new())).unwrap();
+    let mut cache =
+        kvq_codec::Cache::new(SHAPE, aged(&[Layout::S4], 16, 16), Backend::SCALAR, Stuck(Vec::new()))
+            .unwrap();
     let sequence = Sequence::new(SHAPE, 1, 2);
     let (k, v) = (sequence.slab(0, 1, true), sequence.slab(0, 1, false));
     let error = (0..1000).find_map(|_| cache.append(0, 1, &k, &v).err()).unwrap();

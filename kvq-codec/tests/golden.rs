@@ -38,11 +38,11 @@ fn check(name: &str, shape: KvShape, policy: Policy, bytes: usize, n_tokens: usi
         let mut memory = vec![0; bytes];
         let mut cache = KvCache::new(shape, policy, backend, &mut memory).unwrap();
         fill(&mut cache, n_tokens);
-        drop(cache);
         if std::env::var_os("KVQ_BLESS").is_some() {
             std::fs::write(&path, &memory).unwrap();
         }
-        let golden = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; run cargo xtask golden", path.display()));
+        let golden = std::fs::read(&path)
+            .unwrap_or_else(|e| panic!("{}: {e}; run cargo xtask golden", path.display()));
         assert_eq!(golden.len(), memory.len());
         let first = golden.iter().zip(&memory).position(|(a, b)| a != b);
         assert_eq!(first, None, "{name}, {}: first difference at this byte", backend.name());

@@ -9,7 +9,9 @@ const SHAPE: KvShape = KvShape::new(2, 2, 32);
 
 fn append(cache: &mut Cache<Growing>, sequence: &Sequence, from: usize, to: usize) {
     for layer in 0..SHAPE.n_layers {
-        cache.append(layer, to - from, &sequence.slab(from, to, true), &sequence.slab(from, to, false)).unwrap();
+        cache
+            .append(layer, to - from, &sequence.slab(from, to, true), &sequence.slab(from, to, false))
+            .unwrap();
     }
 }
 

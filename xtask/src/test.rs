@@ -15,7 +15,7 @@ use crate::tool::{capture, cargo, render, run as run_tool};
 const INSTALL_CARGO: &str = "install Rust from https://rustup.rs";
 
 /// What the README's first command must print: its reference row and its best-known preset.
-const SMOKE_WORDS: [&str; 2] = ["dense f32", "4x"];
+const SMOKE_WORDS: [&str; 2] = ["dense-f32", "4x"];
 
 pub fn run() -> Result<()> {
     let mut tally = Tally::default();

@@ -133,6 +133,8 @@ pub(crate) struct Run<'a> {
     pub planes: [&'a [u8]; MAX_PLANES],
     /// Tokens.
     pub n: usize,
+    /// Place of the first of them within its segment.
+    pub first: usize,
 }
 
 /// Writes the levels of row `token` of `run` into `out`: the integers that, times the scale, are the values.

@@ -1,9 +1,9 @@
 //! Appending: checks first, then rotation and 8-bit rows into the sinks or the recent window.
 
+use super::Cache;
 use super::layer::{LayerState, SpanHead};
 use super::plan::SidePlan;
 use super::storage::{self, Storage};
-use super::Cache;
 use crate::bytes::{get_u32, put, put_i16, put_u32};
 use crate::error::{Error, Side};
 use crate::policy::{Budget, WhenFull};
@@ -21,7 +21,13 @@ impl<S: Storage> Cache<S> {
     /// # Errors
     /// [`Error::Layer`], [`Error::Length`], [`Error::NotFinite`], [`Error::Full`], or [`Error::Grow`]
     /// where memory that should grow does not; the cache is as before.
-    pub fn append(&mut self, layer: usize, n_tokens: usize, keys: &[f32], values: &[f32]) -> Result<(), Error> {
+    pub fn append(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) -> Result<(), Error> {
         self.check_layer(layer)?;
         let state = self.layer(layer);
         check_length("keys", keys.len(), n_tokens.saturating_mul(self.plan.key.row_bytes()))?;
@@ -79,9 +85,15 @@ impl<S: Storage> Cache<S> {
 
     /// Units of the layer's spans once all are demoted as far as the ladder goes (age may have taken them further).
     fn least_units(&self, state: &LayerState) -> usize {
-        if self.plan.policy.key_tiers.iter().chain(&self.plan.policy.value_tiers).flatten().all(|t| {
-            t.from_age == 0 || t.from_age == crate::policy::Tier::UNDER_PRESSURE
-        }) {
+        if self
+            .plan
+            .policy
+            .key_tiers
+            .iter()
+            .chain(&self.plan.policy.value_tiers)
+            .flatten()
+            .all(|t| t.from_age == 0 || t.from_age == crate::policy::Tier::UNDER_PRESSURE)
+        {
             return state.n_spans * self.plan.floor_units();
         }
         let (mut at, mut units) = (state.head, 0);
@@ -133,7 +145,8 @@ impl<S: Storage> Cache<S> {
         if place != 0 {
             return Ok(());
         }
-        let id = self.pool.take_unit(&plan, &mut self.storage).ok_or_else(|| self.grow_error(plan.unit_bytes))?;
+        let id =
+            self.pool.take_unit(&plan, &mut self.storage).ok_or_else(|| self.grow_error(plan.unit_bytes))?;
         let slot = side.hot_ids + 4 * unit;
         put_u32(storage::layer_mut(&plan, self.storage.bytes_mut(), layer), slot, id);
         Ok(())
@@ -200,5 +213,9 @@ impl<S: Storage> Cache<S> {
 }
 
 pub(super) fn check_length(argument: &'static str, got: usize, needed: usize) -> Result<(), Error> {
-    if got == needed { Ok(()) } else { Err(Error::Length { argument, needed: needed as u32, got: got as u32 }) }
+    if got == needed {
+        Ok(())
+    } else {
+        Err(Error::Length { argument, needed: needed as u32, got: got as u32 })
+    }
 }

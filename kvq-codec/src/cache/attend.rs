@@ -53,7 +53,13 @@ impl<S: Storage> Cache<S> {
     /// # Errors
     /// [`Error::Layer`], [`Error::PastEnd`] where fewer than `n_tokens` are held, [`Error::QueryHeads`]
     /// or [`Error::Length`].
-    pub fn attend(&self, layer: usize, n_tokens: usize, queries: &[f32], out: &mut [f32]) -> Result<(), Error> {
+    pub fn attend(
+        &self,
+        layer: usize,
+        n_tokens: usize,
+        queries: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), Error> {
         let shape = self.plan.shape;
         let per_head = n_tokens.saturating_mul(shape.key_head_dim);
         let group = queries.len().checked_div(per_head.saturating_mul(shape.n_kv_heads)).unwrap_or(0);
@@ -101,7 +107,10 @@ impl<S: Storage> Cache<S> {
             return Err(Error::QueryHeads { n_kv_heads: 1, got: queries.len() as u32 });
         }
         if kv_head >= self.plan.shape.n_kv_heads {
-            return Err(Error::QueryHeads { n_kv_heads: self.plan.shape.n_kv_heads as u32, got: kv_head as u32 });
+            return Err(Error::QueryHeads {
+                n_kv_heads: self.plan.shape.n_kv_heads as u32,
+                got: kv_head as u32,
+            });
         }
         check_length("out", out.len(), n_rows * value_dim)?;
         let (mut queries, mut out, mut row) = (queries, out, 0);
@@ -123,12 +132,20 @@ impl<S: Storage> Cache<S> {
     }
 
     /// Rotates and quantizes query rows `first..` of a head.
-    fn start_tile(&self, state: &LayerState, n_tokens: usize, first: usize, queries: &[f32], tile: &mut Tile) {
+    fn start_tile(
+        &self,
+        state: &LayerState,
+        n_tokens: usize,
+        first: usize,
+        queries: &[f32],
+        tile: &mut Tile,
+    ) {
         let key_dim = self.plan.shape.key_head_dim;
         let softmax_scale = inverse_sqrt(key_dim as f32);
         tile.states = [FoldState::EMPTY; TILE];
         let mut rest = queries;
-        let lines = tile.queries.rows.iter_mut().zip(&mut tile.factors).zip(tile.from.iter_mut().zip(&mut tile.to));
+        let lines =
+            tile.queries.rows.iter_mut().zip(&mut tile.factors).zip(tile.from.iter_mut().zip(&mut tile.to));
         for (i, ((codes, factor), (from, to))) in lines.enumerate() {
             let Some((query, tail)) = rest.split_at_checked(key_dim).filter(|_| key_dim > 0) else { break };
             rest = tail;
@@ -166,7 +183,14 @@ impl<S: Storage> Cache<S> {
         }
     }
 
-    fn attend_tile(&self, layer: usize, kv_head: usize, state: &LayerState, tile: &mut Tile, out: &mut [f32]) {
+    fn attend_tile(
+        &self,
+        layer: usize,
+        kv_head: usize,
+        state: &LayerState,
+        tile: &mut Tile,
+        out: &mut [f32],
+    ) {
         let key = HeadPlace::new(&self.plan.key, kv_head);
         let value = HeadPlace::new(&self.plan.value, kv_head);
         self.attend_sinks(layer, (&key, &value), state, tile, out);
@@ -203,10 +227,17 @@ impl<S: Storage> Cache<S> {
                 let at = place.plan.sink_row(self.plan.n_sink, place.block) + first * place.row.block_values;
                 one_plane(slice(bytes, at, n * place.row.block_values), n)
             };
-            self.backend.score_keys(Layout::Q8, &rows(key), key.row, &tile.queries, 0, &mut tile.scores);
+            self.backend.score_keys(Layout::Q8, &rows(key), key.row, &tile.queries, &mut tile.scores);
             self.fold_segment(&segment, Layout::Q8, None, tile, out, |tile| {
                 let (n, weights) = (tile.queries.n, &tile.weights);
-                self.backend.accumulate_values(Layout::Q8, &rows(value), value.row, n, weights, 0, &mut tile.sums);
+                self.backend.accumulate_values(
+                    Layout::Q8,
+                    &rows(value),
+                    value.row,
+                    n,
+                    weights,
+                    &mut tile.sums,
+                );
             });
             first += n;
         }
@@ -258,8 +289,12 @@ impl<S: Storage> Cache<S> {
             self.backend.scales_into(base, slice(bytes, at, head.count), &mut out);
             out
         };
-        let segment =
-            Segment { start: head.start, n: head.count, key_scales: scales(key), value_scales: scales(value) };
+        let segment = Segment {
+            start: head.start,
+            n: head.count,
+            key_scales: scales(key),
+            value_scales: scales(value),
+        };
         let layouts = (
             self.plan.layout(crate::Side::Key, head.key_tier),
             self.plan.layout(crate::Side::Value, head.value_tier),
@@ -269,7 +304,7 @@ impl<S: Storage> Cache<S> {
             let row_bytes = plane_row_bytes(4, key.row.block_values);
             let rows = slice(bytes, key.plan.center_rows + key.block * full, row_bytes);
             let run = one_plane(rows, 1);
-            self.backend.score_keys(Layout::S4, &run, key.row, &tile.queries, 0, &mut tile.center_scores);
+            self.backend.score_keys(Layout::S4, &run, key.row, &tile.queries, &mut tile.center_scores);
             let exponent = get_i16(bytes, key.plan.center_exponents + 2 * key.block);
             if exponent == ZERO { 0.0 } else { exp2_8(i32::from(exponent)) }
         });
@@ -287,7 +322,7 @@ impl<S: Storage> Cache<S> {
         while t < n {
             let (mut run, _) = self.run_at(place.plan, layout, place.block, ids, t);
             run.n = (n - t).min(step);
-            self.backend.score_keys(layout, &run, place.row, &tile.queries, t, &mut tile.scores);
+            self.backend.score_keys(layout, &run, place.row, &tile.queries, &mut tile.scores);
             t += step;
         }
     }
@@ -300,7 +335,7 @@ impl<S: Storage> Cache<S> {
             let (mut run, _) = self.run_at(place.plan, layout, place.block, ids, t);
             run.n = (n - t).min(step);
             let (n_queries, weights) = (tile.queries.n, &tile.weights);
-            self.backend.accumulate_values(layout, &run, place.row, n_queries, weights, t, &mut tile.sums);
+            self.backend.accumulate_values(layout, &run, place.row, n_queries, weights, &mut tile.sums);
             t += step;
         }
     }
@@ -395,11 +430,17 @@ impl<'a> HeadPlace<'a> {
 fn one_plane(rows: &[u8], n: usize) -> Run<'_> {
     let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
     planes[0] = rows;
-    Run { planes, n }
+    Run { planes, n, first: 0 }
 }
 
 /// Scales of `n` tokens whose exponents lie in a table `(tokens, n_blocks)`.
-fn precise_scales(bytes: &[u8], place: &HeadPlace<'_>, table: usize, first: usize, n: usize) -> [f32; SEGMENT] {
+fn precise_scales(
+    bytes: &[u8],
+    place: &HeadPlace<'_>,
+    table: usize,
+    first: usize,
+    n: usize,
+) -> [f32; SEGMENT] {
     let mut out = [0.0; SEGMENT];
     for (t, scale) in out.iter_mut().enumerate().take(n) {
         let e = get_i16(bytes, table + 2 * ((first + t) * place.plan.n_blocks + place.block));

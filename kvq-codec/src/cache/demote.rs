@@ -23,7 +23,8 @@ impl<S: Storage> Cache<S> {
         for side in [Side::Key, Side::Value] {
             // The last tier first, so that a span that has come of two ages is converted once.
             for tier in (1..MAX_TIERS).rev() {
-                let Some(Some(Tier { from_age, .. })) = self.plan.policy.tiers(side).get(tier).copied() else {
+                let Some(Some(Tier { from_age, .. })) = self.plan.policy.tiers(side).get(tier).copied()
+                else {
                     continue;
                 };
                 if from_age == Tier::UNDER_PRESSURE {
@@ -77,7 +78,8 @@ impl<S: Storage> Cache<S> {
         self.put_ids(span, &plan, &target);
         head.set_tier(side, to);
         head.write(self.record_mut(span));
-        state.span_units = state.span_units + self.plan.tier_units(side, to) - self.plan.tier_units(side, from);
+        state.span_units =
+            state.span_units + self.plan.tier_units(side, to) - self.plan.tier_units(side, from);
         self.advance_cursors(state, side, span);
         Ok(())
     }
@@ -131,7 +133,7 @@ impl<S: Storage> Cache<S> {
             *rows = slice(unit, offset, run_len * row_bytes);
             first_unit += plan.plane_units(width, self.plan.span_len);
         }
-        (Run { planes, n: run_len }, t - first)
+        (Run { planes, n: run_len, first }, t - first)
     }
 
     /// Moves the cursors that point to `span` past every span that has reached their tier.

@@ -10,7 +10,7 @@ mod report;
 mod storage;
 mod trim;
 
-pub use plan::{capacity_tokens, minimum_bytes};
+pub use plan::{COMPRESSION_FROM_TOKENS, capacity_tokens, minimum_bytes};
 pub use report::{MemoryReport, TierUse};
 pub use storage::Storage;
 
@@ -112,7 +112,11 @@ impl<S: Storage> Cache<S> {
 
     fn check_layer(&self, layer: usize) -> Result<(), Error> {
         let n_layers = self.plan.shape.n_layers;
-        if layer < n_layers { Ok(()) } else { Err(Error::Layer { n_layers: n_layers as u32, got: layer as u32 }) }
+        if layer < n_layers {
+            Ok(())
+        } else {
+            Err(Error::Layer { n_layers: n_layers as u32, got: layer as u32 })
+        }
     }
 
     fn key_rotation(&self) -> Rotation {

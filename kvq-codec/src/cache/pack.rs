@@ -48,7 +48,8 @@ impl<S: Storage> Cache<S> {
             self.drop_hot_span(layer, side);
         }
         state.n_hot -= self.plan.span_len.min(state.n_hot);
-        state.span_units += self.plan.tier_units(Side::Key, tiers[0]) + self.plan.tier_units(Side::Value, tiers[1]);
+        state.span_units +=
+            self.plan.tier_units(Side::Key, tiers[0]) + self.plan.tier_units(Side::Value, tiers[1]);
         self.link_newest(&mut state, record, &head);
         self.demote_by_age(layer, &mut state)?;
         Ok(state)
@@ -136,7 +137,11 @@ impl<S: Storage> Cache<S> {
         for (i, id) in source.iter_mut().enumerate().take(n_source) {
             *id = get_u32(hot, plan.hot_ids + 4 * i);
         }
-        let target = if layout == Layout::Q8 { source } else { self.take_units(plan.units(layout, self.plan.span_len))? };
+        let target = if layout == Layout::Q8 {
+            source
+        } else {
+            self.take_units(plan.units(layout, self.plan.span_len))?
+        };
         self.put_ids(record, &plan, &target);
         for block in 0..plan.n_blocks {
             let mut exponents = [ZERO; MAX_SPAN];

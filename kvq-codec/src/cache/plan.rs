@@ -30,6 +30,9 @@ const COUNTER_BYTES: usize = 4 * (8 + 2 * MAX_TIERS);
 /// Bytes at the start of a span record: next, start, count, tiers.
 pub(crate) const RECORD_HEAD_BYTES: usize = 12;
 
+/// Length from which a compression budget holds; up to it, the bytes of this length may be used.
+pub const COMPRESSION_FROM_TOKENS: usize = 1024;
+
 /// One side (keys or values) of the plan.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SidePlan {
@@ -133,7 +136,12 @@ impl SidePlan {
         units
     }
 
-    const fn fit_units(&mut self, unit_bytes: usize, span_len: usize, tiers: &[Option<crate::Tier>; MAX_TIERS]) {
+    const fn fit_units(
+        &mut self,
+        unit_bytes: usize,
+        span_len: usize,
+        tiers: &[Option<crate::Tier>; MAX_TIERS],
+    ) {
         let mut i = 0;
         while i < 4 {
             let mut tokens = span_len;
@@ -348,6 +356,8 @@ impl Plan {
     /// Units that one layer may hold at `len` tokens with `n_spans` spans, for a compression budget.
     pub const fn compression_quota(&self, len: usize, n_spans: usize) -> usize {
         let Budget::Compression(hundredths) = self.policy.budget else { return usize::MAX };
+        // What is demoted stays demoted: a short context must not be squeezed for a ratio promised later.
+        let len = max(len, COMPRESSION_FROM_TOKENS);
         let fp16 = len as u64 * self.shape.fp16_bytes_per_token() as u64;
         let allowed = fp16 * 100 / hundredths as u64;
         // Storage grows in steps of 1/512, and units freed by a demotion may wait for the next span: leave
@@ -382,7 +392,9 @@ impl Plan {
 
     pub const fn minimum_bytes(&self) -> usize {
         let layer = self.hot_units(self.hot_len) * self.unit_bytes + 2 * self.record_bytes;
-        self.fixed_bytes() + self.spare_units * self.unit_bytes + self.shape.n_layers * (layer + self.unit_bytes)
+        self.fixed_bytes()
+            + self.spare_units * self.unit_bytes
+            + self.shape.n_layers * (layer + self.unit_bytes)
     }
 }
 

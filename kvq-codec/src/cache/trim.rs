@@ -17,7 +17,8 @@ impl<S: Storage> Cache<S> {
     pub fn trim(&mut self, len: usize) -> Result<(), Error> {
         for layer in 0..self.plan.shape.n_layers {
             let state = self.layer(layer);
-            let reached = state.n_evicted == 0 || len <= self.plan.n_sink || len >= self.first_span_start(&state);
+            let reached =
+                state.n_evicted == 0 || len <= self.plan.n_sink || len >= self.first_span_start(&state);
             if len > state.len || !reached {
                 return Err(Error::PastEnd { len: state.len as u32, got: len as u32 });
             }
@@ -53,7 +54,8 @@ impl<S: Storage> Cache<S> {
     fn free_hot(&mut self, layer: usize, side: Side, keep: usize, n_hot: usize) {
         let plan = *self.plan.side(side);
         for slot in plan.plane_units(8, keep)..plan.plane_units(8, n_hot) {
-            let id = get_u32(storage::layer(&self.plan, self.storage.bytes(), layer), plan.hot_ids + 4 * slot);
+            let id =
+                get_u32(storage::layer(&self.plan, self.storage.bytes(), layer), plan.hot_ids + 4 * slot);
             self.pool.give_unit(&self.plan, self.storage.bytes_mut(), id);
         }
     }

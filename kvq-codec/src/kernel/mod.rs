@@ -141,7 +141,7 @@ impl Backend {
         dispatch!(self, scales_into(base, bytes, out));
     }
 
-    /// Integer dot products: `scores[q][first + t] = Σ level(t) · query(q)` over one head.
+    /// Integer dot products: `scores[q][run.first + t] = Σ level(t) · query(q)` over one head.
     #[inline]
     pub(crate) fn score_keys(
         self,
@@ -149,19 +149,23 @@ impl Backend {
         run: &Run<'_>,
         head: HeadRow,
         queries: &Queries,
-        first: usize,
         scores: &mut Scores,
     ) {
-        dispatch!(self, score_keys(layout, run, head, queries, first, scores));
+        dispatch!(self, score_keys(layout, run, head, queries, scores));
     }
 
     /// Scores to softmax weights as integers, folded into the running maximum and sum: see [`Fold`].
     #[inline]
-    pub(crate) fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
+    pub(crate) fn fold(
+        self,
+        fold: &Fold<'_>,
+        state: &mut FoldState,
+        weights: &mut [i16; SEGMENT],
+    ) -> (f32, f32) {
         dispatch!(self, fold(fold, state, weights))
     }
 
-    /// Integer sums: `sums[q][d] += Σ weight(q, first + t) · level(t, d)` over one head.
+    /// Integer sums: `sums[q][d] += Σ weight(q, run.first + t) · level(t, d)` over one head.
     ///
     /// Weights are at most 127 except for [`Layout::Q8`], where they are at most 32,767.
     #[inline]
@@ -172,10 +176,9 @@ impl Backend {
         head: HeadRow,
         n_queries: usize,
         weights: &Weights,
-        first: usize,
         sums: &mut Sums,
     ) {
-        dispatch!(self, accumulate_values(layout, run, head, n_queries, weights, first, sums));
+        dispatch!(self, accumulate_values(layout, run, head, n_queries, weights, sums));
     }
 
     /// `out[d] = out[d] · rescale + sums[d] · scale`.
@@ -221,7 +224,12 @@ mod tests {
                         for &width in layout.planes() {
                             let bytes = n * plane_row_bytes(width, block_values);
                             // Codes of 8 bits are never -128.
-                            rows.push((0..bytes).map(|_| (random.next() % 255) as u8).map(|b| b.max(1) ^ 0x80).collect());
+                            rows.push(
+                                (0..bytes)
+                                    .map(|_| (random.next() % 255) as u8)
+                                    .map(|b| b.max(1) ^ 0x80)
+                                    .collect(),
+                            );
                         }
                         let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
                         for (plane, row) in planes.iter_mut().zip(&rows) {
@@ -229,7 +237,14 @@ mod tests {
                         }
                         let head = HeadRow { block_values, offset: (heads - 1) * head_dim, head_dim };
                         for n_queries in 1..=TILE {
-                            case(backend, layout, Run { planes, n }, head, n_queries, &mut random);
+                            case(
+                                backend,
+                                layout,
+                                Run { planes, n, first: if n <= 32 { 32 } else { 0 } },
+                                head,
+                                n_queries,
+                                &mut random,
+                            );
                         }
                     }
                 }
@@ -245,10 +260,9 @@ mod tests {
                 *code = (random.next() % 255) as i16 as i8;
                 *code = (*code).max(-127);
             }
-            let first = if run.n <= 32 { 32 } else { 0 };
             let (mut expected, mut got) = ([[7; SEGMENT]; TILE], [[7; SEGMENT]; TILE]);
-            Backend::SCALAR.score_keys(layout, &run, head, &queries, first, &mut expected);
-            backend.score_keys(layout, &run, head, &queries, first, &mut got);
+            Backend::SCALAR.score_keys(layout, &run, head, &queries, &mut expected);
+            backend.score_keys(layout, &run, head, &queries, &mut got);
             assert_eq!(expected, got, "{} {layout:?} {head:?} n {}", backend.name(), run.n);
         });
     }
@@ -261,10 +275,9 @@ mod tests {
             for weight in weights.iter_mut().flatten() {
                 *weight = (random.next() % bound) as i16;
             }
-            let first = if run.n <= 32 { 32 } else { 0 };
             let (mut expected, mut got) = ([[0; MAX_HEAD_DIM]; TILE], [[0; MAX_HEAD_DIM]; TILE]);
-            Backend::SCALAR.accumulate_values(layout, &run, head, n, &weights, first, &mut expected);
-            backend.accumulate_values(layout, &run, head, n, &weights, first, &mut got);
+            Backend::SCALAR.accumulate_values(layout, &run, head, n, &weights, &mut expected);
+            backend.accumulate_values(layout, &run, head, n, &weights, &mut got);
             assert_eq!(expected, got, "{} {layout:?} {head:?} n {}", backend.name(), run.n);
         });
     }
@@ -275,7 +288,8 @@ mod tests {
         for backend in others() {
             for n in [32usize, 40, 64, 80, 96, 128, 256] {
                 for _ in 0..200 {
-                    let row: Vec<i16> = (0..n).map(|_| (random.next() % 60_000) as i32 - 30_000).map(|v| v as i16).collect();
+                    let row: Vec<i16> =
+                        (0..n).map(|_| (random.next() % 60_000) as i32 - 30_000).map(|v| v as i16).collect();
                     for layout in Layout::ALL.into_iter().skip(1) {
                         let (mut a, mut b) = ([0; 256], [0; 256]);
                         let fa = Backend::SCALAR.encode_row(layout, &row, &mut a[..n]);
@@ -288,7 +302,10 @@ mod tests {
                     backend.rotate(Rotation::new(n), &mut y);
                     assert_eq!(x, y);
                     let (mut a, mut b) = ([0; 256], [0; 256]);
-                    assert_eq!(Backend::SCALAR.encode_precise(&x, &mut a[..n]), backend.encode_precise(&y, &mut b[..n]));
+                    assert_eq!(
+                        Backend::SCALAR.encode_precise(&x, &mut a[..n]),
+                        backend.encode_precise(&y, &mut b[..n])
+                    );
                     assert_eq!(a, b);
                     Backend::SCALAR.unrotate(Rotation::new(n), &mut x);
                     backend.unrotate(Rotation::new(n), &mut y);
@@ -303,7 +320,8 @@ mod tests {
         let mut random = Random(5);
         for backend in others() {
             for base in [-1100i16, -900, -20, 0, 300, 1100] {
-                let bytes: Vec<u8> = (0..SEGMENT).map(|i| if i == 3 { 255 } else { random.next() as u8 }).collect();
+                let bytes: Vec<u8> =
+                    (0..SEGMENT).map(|i| if i == 3 { 255 } else { random.next() as u8 }).collect();
                 let (mut a, mut b) = ([0.0; SEGMENT], [0.0; SEGMENT]);
                 Backend::SCALAR.scales_into(base, &bytes, &mut a);
                 backend.scales_into(base, &bytes, &mut b);

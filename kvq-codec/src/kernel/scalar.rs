@@ -57,7 +57,6 @@ pub(super) fn score_keys(
     run: &Run<'_>,
     head: HeadRow,
     queries: &Queries,
-    first: usize,
     scores: &mut Scores,
 ) {
     let mut row = [0i8; MAX_ROW];
@@ -65,7 +64,7 @@ pub(super) fn score_keys(
         let levels = head_levels(layout, run, token, head, &mut row);
         for (query, scores) in queries.rows.iter().zip(scores.iter_mut()).take(queries.n) {
             let dot = levels.iter().zip(query).map(|(&l, &q)| i32::from(l) * i32::from(q)).sum();
-            if let Some(score) = scores.get_mut(first + token) {
+            if let Some(score) = scores.get_mut(run.first + token) {
                 *score = dot;
             }
         }
@@ -78,14 +77,13 @@ pub(super) fn accumulate_values(
     head: HeadRow,
     n_queries: usize,
     weights: &Weights,
-    first: usize,
     sums: &mut Sums,
 ) {
     let mut row = [0i8; MAX_ROW];
     for token in 0..run.n {
         let levels = head_levels(layout, run, token, head, &mut row);
         for (weights, sums) in weights.iter().zip(sums.iter_mut()).take(n_queries) {
-            let weight = weights.get(first + token).map_or(0, |&w| i32::from(w));
+            let weight = weights.get(run.first + token).map_or(0, |&w| i32::from(w));
             for (sum, &level) in sums.iter_mut().zip(levels) {
                 *sum += weight * i32::from(level);
             }

@@ -142,7 +142,12 @@ mod tests {
             let scale = (f64::from(f) / 8.0).exp2();
             let mut levels = std::vec![0i8; n];
             if layout.is_trellis() {
-                crate::quantize::trellis::for_each_level(layout.codewords(), layout.code_bits(), &codes, |i, l| levels[i] = l);
+                crate::quantize::trellis::for_each_level(
+                    layout.codewords(),
+                    layout.code_bits(),
+                    &codes,
+                    |i, l| levels[i] = l,
+                );
             } else {
                 levels.iter_mut().zip(&codes).for_each(|(l, &c)| *l = layout.codewords()[usize::from(c)]);
             }

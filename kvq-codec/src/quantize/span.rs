@@ -57,7 +57,11 @@ impl Center {
     /// `code × 2^((e - reference)/8)` in fixed point.
     #[inline]
     fn fixed(&self, code: u8, e: i16) -> i32 {
-        if e == ZERO { 0 } else { scale_q(i32::from(code as i8), i32::from(e) - self.reference + 8 * FRACTION) }
+        if e == ZERO {
+            0
+        } else {
+            scale_q(i32::from(code as i8), i32::from(e) - self.reference + 8 * FRACTION)
+        }
     }
 
     /// Adds one 8-bit row.
@@ -132,12 +136,7 @@ pub(crate) fn encode_plain(
 }
 
 /// Encodes the levels of a block again, in a layout of fewer bits; returns the change of its exponent.
-pub(crate) fn encode_again(
-    backend: Backend,
-    layout: Layout,
-    levels: &[i8],
-    codes: &mut [u8],
-) -> Option<i32> {
+pub(crate) fn encode_again(backend: Backend, layout: Layout, levels: &[i8], codes: &mut [u8]) -> Option<i32> {
     let n_values = codes.len();
     let mut row = [0i16; MAX_ROW];
     for (r, &level) in row.iter_mut().zip(levels) {

@@ -46,14 +46,20 @@ pub(crate) trait Search {
 
 /// Encodes `row` as [`encode_scalar`](super::row::encode_scalar) does, with trellis codes.
 #[inline(always)]
-pub(crate) fn encode_trellis(layout: Layout, search: &impl Search, row: &[i16], codes: &mut [u8]) -> Option<i32> {
+pub(crate) fn encode_trellis(
+    layout: Layout,
+    search: &impl Search,
+    row: &[i16],
+    codes: &mut [u8],
+) -> Option<i32> {
     let energy = row_energy(row);
     if energy == 0 {
         codes.fill(0);
         return None;
     }
     let (codewords, code_bits) = (layout.codewords(), layout.code_bits());
-    let log_sigma = (log2_q8(energy) - log2_q8(row.len() as u64)) / 2 - codebook::log2_sigma_trellis_q8(code_bits);
+    let log_sigma =
+        (log2_q8(energy) - log2_q8(row.len() as u64)) / 2 - codebook::log2_sigma_trellis_q8(code_bits);
     let guess = ((8 * log_sigma + 128) >> 8).max(MIN_SCALE + SEARCH);
     let likely = likely_scale(code_bits, row, guess);
     let mut best = (u64::MAX, likely);
@@ -242,9 +248,9 @@ mod tests {
 
     #[test]
     fn labels_are_the_parities() {
-        for r in 0..16usize {
+        for (r, label) in LABELS.into_iter().enumerate() {
             let u = |k: usize| (r >> k) & 1;
-            assert_eq!(usize::from(LABELS[r]), (u(0) ^ u(1) ^ u(3)) << 1 | u(2));
+            assert_eq!(usize::from(label), (u(0) ^ u(1) ^ u(3)) << 1 | u(2));
         }
     }
 

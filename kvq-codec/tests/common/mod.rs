@@ -95,14 +95,20 @@ impl Sequence {
 }
 
 /// Attention of one query head over the given positions, in f64.
-pub fn reference(sequence: &Sequence, kv_head: usize, query: &[f32], visible: impl Iterator<Item = usize>) -> Vec<f64> {
+pub fn reference(
+    sequence: &Sequence,
+    kv_head: usize,
+    query: &[f32],
+    visible: impl Iterator<Item = usize>,
+) -> Vec<f64> {
     let (kd, vd) = (sequence.shape.key_head_dim, sequence.shape.value_head_dim);
     let visible: Vec<usize> = visible.collect();
     let scores: Vec<f64> = visible
         .iter()
         .map(|&t| {
             let key = &sequence.tokens[t].0[kv_head * kd..(kv_head + 1) * kd];
-            key.iter().zip(query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() / (kd as f64).sqrt()
+            key.iter().zip(query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+                / (kd as f64).sqrt()
         })
         .collect();
     let peak = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(*s));

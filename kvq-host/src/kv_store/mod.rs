@@ -1,6 +1,7 @@
 //! Where a model keeps its keys and values: one trait, so that model code is written once.
 
 pub mod dense;
+pub mod packed;
 
 use anyhow::Result;
 use kvq_codec::KvShape;

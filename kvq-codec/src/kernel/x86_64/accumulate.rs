@@ -15,24 +15,23 @@ pub(super) fn accumulate_values(
     head_dim: usize,
     n_queries: usize,
     weights: &Weights,
-    first: usize,
     sums: &mut Sums,
 ) {
-    specialise!(accumulate, layout, head_dim, n_queries, (run, weights, first, sums));
+    specialise!(accumulate, layout, head_dim, n_queries, (run, weights, sums));
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn accumulate<const LAYOUT: u8, const D: usize, const N: usize>(
     run: &Run<'_>,
     weights: &Weights,
-    first: usize,
     sums: &mut Sums,
 ) {
     let codebook = codebook::<LAYOUT>();
     let mut token = 0;
     if LAYOUT == Layout::Q8.tag() {
         while token < run.n {
-            let (a, b) = (levels::<LAYOUT, D>(run, token, codebook), levels::<LAYOUT, D>(run, token + 1, codebook));
+            let (a, b) =
+                (levels::<LAYOUT, D>(run, token, codebook), levels::<LAYOUT, D>(run, token + 1, codebook));
             for v in 0..D / 32 {
                 let (low, high) = (_mm256_unpacklo_epi8(a[v], b[v]), _mm256_unpackhi_epi8(a[v], b[v]));
                 let pairs = [
@@ -42,7 +41,7 @@ fn accumulate<const LAYOUT: u8, const D: usize, const N: usize>(
                     _mm256_cvtepi8_epi16(_mm256_extracti128_si256(high, 1)),
                 ];
                 for (sums, weights) in sums.iter_mut().zip(weights).take(N) {
-                    let weight = _mm256_set1_epi32(weight_pair(weights, first + token, run.n - token));
+                    let weight = _mm256_set1_epi32(weight_pair(weights, run.first + token, run.n - token));
                     for (i, &pair) in pairs.iter().enumerate() {
                         let at = 32 * v + 8 * i;
                         let sum = _mm256_add_epi32(load_sums(sums, at), _mm256_madd_epi16(pair, weight));
@@ -66,11 +65,13 @@ fn accumulate<const LAYOUT: u8, const D: usize, const N: usize>(
         ];
         let mut weight = [_mm256_setzero_si256(); N];
         for (weight, weights) in weight.iter_mut().zip(weights) {
-            *weight = _mm256_set1_epi32(weight_quad(weights, first + token, run.n - token));
+            *weight = _mm256_set1_epi32(weight_quad(weights, run.first + token, run.n - token));
         }
         for v in 0..D / 32 {
-            let (a, b) = (_mm256_unpacklo_epi8(rows[0][v], rows[1][v]), _mm256_unpackhi_epi8(rows[0][v], rows[1][v]));
-            let (c, d) = (_mm256_unpacklo_epi8(rows[2][v], rows[3][v]), _mm256_unpackhi_epi8(rows[2][v], rows[3][v]));
+            let (a, b) =
+                (_mm256_unpacklo_epi8(rows[0][v], rows[1][v]), _mm256_unpackhi_epi8(rows[0][v], rows[1][v]));
+            let (c, d) =
+                (_mm256_unpacklo_epi8(rows[2][v], rows[3][v]), _mm256_unpackhi_epi8(rows[2][v], rows[3][v]));
             let quads = [
                 _mm256_unpacklo_epi16(a, c),
                 _mm256_unpackhi_epi16(a, c),

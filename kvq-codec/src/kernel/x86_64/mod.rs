@@ -114,13 +114,12 @@ impl Avx2 {
         run: &Run<'_>,
         head: HeadRow,
         queries: &Queries,
-        first: usize,
         scores: &mut Scores,
     ) {
         if !is_fast(head) {
-            return scalar::score_keys(layout, run, head, queries, first, scores);
+            return scalar::score_keys(layout, run, head, queries, scores);
         }
-        with_avx2!(self, score::score_keys(layout, run, head.head_dim, queries, first, scores));
+        with_avx2!(self, score::score_keys(layout, run, head.head_dim, queries, scores));
     }
 
     pub fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
@@ -134,13 +133,12 @@ impl Avx2 {
         head: HeadRow,
         n_queries: usize,
         weights: &Weights,
-        first: usize,
         sums: &mut Sums,
     ) {
         if !is_fast(head) {
-            return scalar::accumulate_values(layout, run, head, n_queries, weights, first, sums);
+            return scalar::accumulate_values(layout, run, head, n_queries, weights, sums);
         }
-        with_avx2!(self, accumulate::accumulate_values(layout, run, head.head_dim, n_queries, weights, first, sums));
+        with_avx2!(self, accumulate::accumulate_values(layout, run, head.head_dim, n_queries, weights, sums));
     }
 
     pub fn add_scaled(self, out: &mut [f32], rescale: f32, sums: &[i32; MAX_HEAD_DIM], scale: f32) {
@@ -183,4 +181,4 @@ macro_rules! specialise {
         }
     };
 }
-pub(self) use specialise;
+use specialise;

@@ -14,17 +14,15 @@ pub(super) fn score_keys(
     run: &Run<'_>,
     head_dim: usize,
     queries: &Queries,
-    first: usize,
     scores: &mut Scores,
 ) {
-    specialise!(score, layout, head_dim, queries.n, (run, queries, first, scores));
+    specialise!(score, layout, head_dim, queries.n, (run, queries, scores));
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn score<const LAYOUT: u8, const D: usize, const N: usize>(
     run: &Run<'_>,
     queries: &Queries,
-    first: usize,
     scores: &mut Scores,
 ) {
     let codebook = codebook::<LAYOUT>();
@@ -45,7 +43,10 @@ fn score<const LAYOUT: u8, const D: usize, const N: usize>(
                 for v in 0..D / 32 {
                     let magnitude = _mm256_abs_epi8(level[v]);
                     let signed = _mm256_sign_epi8(query[v], level[v]);
-                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed), one));
+                    sum = _mm256_add_epi32(
+                        sum,
+                        _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed), one),
+                    );
                 }
                 dot[r] = sum;
             }
@@ -54,11 +55,11 @@ fn score<const LAYOUT: u8, const D: usize, const N: usize>(
         for (dot, row) in dots.into_iter().zip(scores.iter_mut()) {
             let sums = sum_lanes(dot);
             if n == 8 {
-                store_sums(row, first + token, sums);
+                store_sums(row, run.first + token, sums);
             } else {
                 let mut eight = [0i32; 8];
                 store_sums(&mut eight, 0, sums);
-                for (to, from) in row.iter_mut().skip(first + token).zip(eight).take(n) {
+                for (to, from) in row.iter_mut().skip(run.first + token).zip(eight).take(n) {
                     *to = from;
                 }
             }

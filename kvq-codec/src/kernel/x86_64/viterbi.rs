@@ -16,13 +16,16 @@ impl Search for Avx2Search {
     #[inline]
     fn search(&self, codewords: &[i8], code_bits: usize, row: &[i16], codes: &mut [u8]) -> i32 {
         // SAFETY: this type is used by functions that enable AVX2 alone, which an `Avx2` allowed.
-        unsafe {
-            match code_bits {
-                2 => search::<2>(codewords, row, codes),
-                3 => search::<4>(codewords, row, codes),
-                _ => search::<8>(codewords, row, codes),
-            }
-        }
+        unsafe { search_bits(codewords, code_bits, row, codes) }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn search_bits(codewords: &[i8], code_bits: usize, row: &[i16], codes: &mut [u8]) -> i32 {
+    match code_bits {
+        2 => search::<2>(codewords, row, codes),
+        3 => search::<4>(codewords, row, codes),
+        _ => search::<8>(codewords, row, codes),
     }
 }
 
