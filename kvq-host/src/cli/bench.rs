@@ -11,7 +11,7 @@ use crate::eval::{self, Scored};
 use crate::measure::{self, CacheChoice, Measured, SpeedOptions};
 use crate::model::registry::BUILTIN;
 use crate::policy::{NamedPolicy, preset_names};
-use crate::report::table::{Detail, legend, machine_line, model_line, table};
+use crate::report::table::{Detail, bytes, legend, machine_line, model_line, table};
 use crate::report::{Record, Run, Settings};
 
 /// Prompt length where the model has room for it; the ratio presets promise their ratio from here on.
@@ -236,6 +236,11 @@ fn human(record: &Record, text: Option<&Text>, session: &Session) -> Result<Stri
             machine_line(record)
         ),
     ];
+    let fp16_bytes = context * record.model.kv_fp16_bytes_per_token;
+    lines.push(format!(
+        "Baseline {}: the values of these {context} tokens in fp16, nothing else",
+        bytes(fp16_bytes)
+    ));
     if let (Some(windows @ 1..), Some(scored)) = (settings.windows, settings.scored_tokens) {
         lines.push(format!(
             "Quality  {scored} tokens scored in {windows} windows of {context}, teacher-forced"

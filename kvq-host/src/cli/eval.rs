@@ -55,12 +55,13 @@ pub fn run(args: &Args) -> Result<()> {
         "--context {context}: with --recall, allowed are 16 to {max_context}"
     );
     let text = text::read(args.text.as_deref(), &session)?;
-    let windows = |make: fn(&[u32], usize, usize, usize) -> Result<Vec<Window>>| {
-        make(&text.tokens, context, args.windows, args.skip_windows)
-            .map_err(|error| UsageError(format!("--windows {}: {error}", args.windows)))
+    let too_short = |error: anyhow::Error| UsageError(format!("--windows {}: {error}", args.windows));
+    let plain = eval::plain(&text.tokens, context, args.windows, args.skip_windows).map_err(too_short)?;
+    let recall = if args.recall {
+        eval::recall(&text.tokens, context, args.windows, args.skip_windows).map_err(too_short)?
+    } else {
+        Vec::new()
     };
-    let plain = windows(eval::plain)?;
-    let recall = if args.recall { windows(eval::recall)? } else { Vec::new() };
 
     let caches = CacheChoice::dense_and(&policies);
     let bar = shared::progress("quality", (plain.len() + recall.len()) * context * caches.len());

@@ -37,7 +37,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = shared::at_least_one)]
     new_tokens: usize,
     /// Sampling temperature; 0 takes the most likely token each time.
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature,
+          allow_negative_numbers = true)]
     temperature: f64,
     /// Sample from the most likely tokens that together have this probability.
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p)]

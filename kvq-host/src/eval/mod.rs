@@ -24,8 +24,10 @@ use crate::kv_store::{KvBytes, KvStore};
 use crate::measure::CacheChoice;
 use crate::model::{LanguageModel, Logits};
 
-/// The longest chunk: with 50,000 tokens in the vocabulary its logits take 25 MB per cache.
-const MAX_CHUNK_TOKENS: usize = 128;
+/// The longest chunk: with 50,000 tokens in the vocabulary its logits take 50 MB per cache. No shorter than
+/// what a packed cache takes before it packs its first span: odd remainders would be short chunks, for which
+/// a model with quantized weights may compute with coarser activations.
+const MAX_CHUNK_TOKENS: usize = 256;
 
 /// What the windows said about one cache.
 #[derive(Clone, Debug, Default)]
