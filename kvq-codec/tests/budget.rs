@@ -29,7 +29,7 @@ fn presets_keep_their_compression_at_every_length_from_1024_on() {
             let memory = cache.memory();
             assert_eq!(memory.total(), cache.storage_bytes() + size_of_val(&cache));
             let compression = (len * shape.fp16_bytes_per_token()) as f64 / memory.total() as f64;
-            assert!(len < 1024 || compression >= promised, "{name} at {len}: {compression:.3}");
+            assert!(len < 1024 || compression >= promised, "{name} at {len}: {compression:.3}, {memory:?}");
         }
     }
 }

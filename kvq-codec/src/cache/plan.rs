@@ -358,6 +358,11 @@ impl Plan {
         let Budget::Compression(hundredths) = self.policy.budget else { return usize::MAX };
         // What is demoted stays demoted: a short context must not be squeezed for a ratio promised later.
         let len = max(len, COMPRESSION_FROM_TOKENS);
+        // Records take their room from units, which do not shrink: count all that there will be by then.
+        let n_spans = max(
+            n_spans,
+            COMPRESSION_FROM_TOKENS.saturating_sub(self.policy.recent_len as usize) / self.span_len,
+        );
         let fp16 = len as u64 * self.shape.fp16_bytes_per_token() as u64;
         let allowed = fp16 * 100 / hundredths as u64;
         // Storage grows in steps of 1/512, and units freed by a demotion may wait for the next span: leave
