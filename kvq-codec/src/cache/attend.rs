@@ -227,12 +227,12 @@ impl<S: Storage> Cache<S> {
                 let at = place.plan.sink_row(self.plan.n_sink, place.block) + first * place.row.block_values;
                 one_plane(slice(bytes, at, n * place.row.block_values), n)
             };
-            self.backend.score_keys(Layout::Q8, &rows(key), key.row, &tile.queries, &mut tile.scores);
+            self.backend.score_keys(Layout::Q8, &[rows(key)], key.row, &tile.queries, &mut tile.scores);
             self.fold_segment(&segment, Layout::Q8, None, tile, out, |tile| {
                 let (n, weights) = (tile.queries.n, &tile.weights);
                 self.backend.accumulate_values(
                     Layout::Q8,
-                    &rows(value),
+                    &[rows(value)],
                     value.row,
                     n,
                     weights,
@@ -304,7 +304,7 @@ impl<S: Storage> Cache<S> {
             let row_bytes = plane_row_bytes(4, key.row.block_values);
             let rows = slice(bytes, key.plan.center_rows + key.block * full, row_bytes);
             let run = one_plane(rows, 1);
-            self.backend.score_keys(Layout::S4, &run, key.row, &tile.queries, &mut tile.center_scores);
+            self.backend.score_keys(Layout::S4, &[run], key.row, &tile.queries, &mut tile.center_scores);
             let exponent = get_i16(bytes, key.plan.center_exponents + 2 * key.block);
             if exponent == ZERO { 0.0 } else { exp2_8(i32::from(exponent)) }
         });
@@ -317,27 +317,41 @@ impl<S: Storage> Cache<S> {
 
     /// Integer scores of `n` tokens whose rows lie in units.
     fn score(&self, place: &HeadPlace<'_>, layout: Layout, ids: &UnitIds, n: usize, tile: &mut Tile) {
-        let step = super::demote::run_tokens(place.plan, layout).max(1);
-        let mut t = 0;
-        while t < n {
-            let (mut run, _) = self.run_at(place.plan, layout, place.block, ids, t);
-            run.n = (n - t).min(step);
-            self.backend.score_keys(layout, &run, place.row, &tile.queries, &mut tile.scores);
-            t += step;
-        }
+        let mut runs = [Run::default(); MAX_SPAN_UNITS];
+        let runs = self.runs(place, layout, ids, n, &mut runs);
+        self.backend.score_keys(layout, runs, place.row, &tile.queries, &mut tile.scores);
     }
 
     /// Integer sums of `n` tokens whose rows lie in units.
     fn accumulate(&self, place: &HeadPlace<'_>, layout: Layout, ids: &UnitIds, n: usize, tile: &mut Tile) {
+        let mut runs = [Run::default(); MAX_SPAN_UNITS];
+        let runs = self.runs(place, layout, ids, n, &mut runs);
+        let (n_queries, weights) = (tile.queries.n, &tile.weights);
+        self.backend.accumulate_values(layout, runs, place.row, n_queries, weights, &mut tile.sums);
+    }
+
+    /// The runs of the first `n` tokens of a span or a part of the recent window.
+    fn runs<'r, 'a>(
+        &'a self,
+        place: &HeadPlace<'_>,
+        layout: Layout,
+        ids: &UnitIds,
+        n: usize,
+        out: &'r mut [Run<'a>; MAX_SPAN_UNITS],
+    ) -> &'r [Run<'a>] {
         let step = super::demote::run_tokens(place.plan, layout).max(1);
-        let mut t = 0;
-        while t < n {
+        let (mut t, mut n_runs) = (0, 0);
+        for slot in out.iter_mut() {
+            if t >= n {
+                break;
+            }
             let (mut run, _) = self.run_at(place.plan, layout, place.block, ids, t);
             run.n = (n - t).min(step);
-            let (n_queries, weights) = (tile.queries.n, &tile.weights);
-            self.backend.accumulate_values(layout, &run, place.row, n_queries, weights, &mut tile.sums);
+            *slot = run;
             t += step;
+            n_runs += 1;
         }
+        out.get(..n_runs).unwrap_or(&[])
     }
 
     /// Folds a scored segment into the running softmax of each row and adds its values.

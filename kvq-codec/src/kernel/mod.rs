@@ -141,17 +141,18 @@ impl Backend {
         dispatch!(self, scales_into(base, bytes, out));
     }
 
-    /// Integer dot products: `scores[q][run.first + t] = Σ level(t) · query(q)` over one head.
+    /// Integer dot products: `scores[q][run.first + t] = Σ level(t) · query(q)` over one head,
+    /// for every token `t` of every run.
     #[inline]
     pub(crate) fn score_keys(
         self,
         layout: Layout,
-        run: &Run<'_>,
+        runs: &[Run<'_>],
         head: HeadRow,
         queries: &Queries,
         scores: &mut Scores,
     ) {
-        dispatch!(self, score_keys(layout, run, head, queries, scores));
+        dispatch!(self, score_keys(layout, runs, head, queries, scores));
     }
 
     /// Scores to softmax weights as integers, folded into the running maximum and sum: see [`Fold`].
@@ -172,13 +173,13 @@ impl Backend {
     pub(crate) fn accumulate_values(
         self,
         layout: Layout,
-        run: &Run<'_>,
+        runs: &[Run<'_>],
         head: HeadRow,
         n_queries: usize,
         weights: &Weights,
         sums: &mut Sums,
     ) {
-        dispatch!(self, accumulate_values(layout, run, head, n_queries, weights, sums));
+        dispatch!(self, accumulate_values(layout, runs, head, n_queries, weights, sums));
     }
 
     /// `out[d] = out[d] · rescale + sums[d] · scale`.
@@ -261,8 +262,8 @@ mod tests {
                 *code = (*code).max(-127);
             }
             let (mut expected, mut got) = ([[7; SEGMENT]; TILE], [[7; SEGMENT]; TILE]);
-            Backend::SCALAR.score_keys(layout, &run, head, &queries, &mut expected);
-            backend.score_keys(layout, &run, head, &queries, &mut got);
+            Backend::SCALAR.score_keys(layout, &[run], head, &queries, &mut expected);
+            backend.score_keys(layout, &[run], head, &queries, &mut got);
             assert_eq!(expected, got, "{} {layout:?} {head:?} n {}", backend.name(), run.n);
         });
     }
@@ -276,8 +277,8 @@ mod tests {
                 *weight = (random.next() % bound) as i16;
             }
             let (mut expected, mut got) = ([[0; MAX_HEAD_DIM]; TILE], [[0; MAX_HEAD_DIM]; TILE]);
-            Backend::SCALAR.accumulate_values(layout, &run, head, n, &weights, &mut expected);
-            backend.accumulate_values(layout, &run, head, n, &weights, &mut got);
+            Backend::SCALAR.accumulate_values(layout, &[run], head, n, &weights, &mut expected);
+            backend.accumulate_values(layout, &[run], head, n, &weights, &mut got);
             assert_eq!(expected, got, "{} {layout:?} {head:?} n {}", backend.name(), run.n);
         });
     }

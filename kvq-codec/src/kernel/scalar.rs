@@ -52,15 +52,20 @@ pub(super) fn head_levels<'a>(
     values.get(head.offset..).and_then(|v| v.get(..head.head_dim)).unwrap_or(&[])
 }
 
+/// Every token of every run.
+fn tokens<'r, 'a>(runs: &'r [Run<'a>]) -> impl Iterator<Item = (&'r Run<'a>, usize)> {
+    runs.iter().flat_map(|run| (0..run.n).map(move |token| (run, token)))
+}
+
 pub(super) fn score_keys(
     layout: Layout,
-    run: &Run<'_>,
+    runs: &[Run<'_>],
     head: HeadRow,
     queries: &Queries,
     scores: &mut Scores,
 ) {
     let mut row = [0i8; MAX_ROW];
-    for token in 0..run.n {
+    for (run, token) in tokens(runs) {
         let levels = head_levels(layout, run, token, head, &mut row);
         for (query, scores) in queries.rows.iter().zip(scores.iter_mut()).take(queries.n) {
             let dot = levels.iter().zip(query).map(|(&l, &q)| i32::from(l) * i32::from(q)).sum();
@@ -73,14 +78,14 @@ pub(super) fn score_keys(
 
 pub(super) fn accumulate_values(
     layout: Layout,
-    run: &Run<'_>,
+    runs: &[Run<'_>],
     head: HeadRow,
     n_queries: usize,
     weights: &Weights,
     sums: &mut Sums,
 ) {
     let mut row = [0i8; MAX_ROW];
-    for token in 0..run.n {
+    for (run, token) in tokens(runs) {
         let levels = head_levels(layout, run, token, head, &mut row);
         for (weights, sums) in weights.iter().zip(sums.iter_mut()).take(n_queries) {
             let weight = weights.get(run.first + token).map_or(0, |&w| i32::from(w));

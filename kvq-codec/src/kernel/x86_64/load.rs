@@ -66,3 +66,24 @@ pub(super) fn store_floats(out: &mut [f32; 8], value: __m256) {
     // SAFETY: the array is 32 writable bytes, and the store needs no alignment.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), value) }
 }
+
+/// Sixteen weights from `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_weights(weights: &[i16], at: usize) -> __m256i {
+    match weights.get(at..).and_then(|w| w.first_chunk::<16>()) {
+        // SAFETY: the chunk is 32 readable bytes, and the load needs no alignment.
+        Some(chunk) => unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
+        None => _mm256_setzero_si256(),
+    }
+}
+
+/// Stores 32 bytes at `at`, if there is room.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_bytes(bytes: &mut [u8], at: usize, value: __m256i) {
+    if let Some(chunk) = bytes.get_mut(at..).and_then(|b| b.first_chunk_mut::<32>()) {
+        // SAFETY: the chunk is 32 writable bytes, and the store needs no alignment.
+        unsafe { _mm256_storeu_si256(chunk.as_mut_ptr().cast(), value) }
+    }
+}

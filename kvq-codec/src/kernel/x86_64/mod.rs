@@ -111,15 +111,15 @@ impl Avx2 {
     pub fn score_keys(
         self,
         layout: Layout,
-        run: &Run<'_>,
+        runs: &[Run<'_>],
         head: HeadRow,
         queries: &Queries,
         scores: &mut Scores,
     ) {
         if !is_fast(head) {
-            return scalar::score_keys(layout, run, head, queries, scores);
+            return scalar::score_keys(layout, runs, head, queries, scores);
         }
-        with_avx2!(self, score::score_keys(layout, run, head.head_dim, queries, scores));
+        with_avx2!(self, score::score_keys(layout, runs, head.head_dim, queries, scores));
     }
 
     pub fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
@@ -129,16 +129,19 @@ impl Avx2 {
     pub fn accumulate_values(
         self,
         layout: Layout,
-        run: &Run<'_>,
+        runs: &[Run<'_>],
         head: HeadRow,
         n_queries: usize,
         weights: &Weights,
         sums: &mut Sums,
     ) {
         if !is_fast(head) {
-            return scalar::accumulate_values(layout, run, head, n_queries, weights, sums);
+            return scalar::accumulate_values(layout, runs, head, n_queries, weights, sums);
         }
-        with_avx2!(self, accumulate::accumulate_values(layout, run, head.head_dim, n_queries, weights, sums));
+        with_avx2!(
+            self,
+            accumulate::accumulate_values(layout, runs, head.head_dim, n_queries, weights, sums)
+        );
     }
 
     pub fn add_scaled(self, out: &mut [f32], rescale: f32, sums: &[i32; MAX_HEAD_DIM], scale: f32) {

@@ -11,34 +11,48 @@ use crate::kernel::{Queries, Scores};
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn score_keys(
     layout: Layout,
-    run: &Run<'_>,
+    runs: &[Run<'_>],
     head_dim: usize,
     queries: &Queries,
     scores: &mut Scores,
 ) {
-    specialise!(score, layout, head_dim, queries.n, (run, queries, scores));
+    specialise!(score, layout, head_dim, queries.n, (runs, queries, scores));
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn score<const LAYOUT: u8, const D: usize, const N: usize>(
-    run: &Run<'_>,
+    runs: &[Run<'_>],
     queries: &Queries,
     scores: &mut Scores,
 ) {
     let codebook = codebook::<LAYOUT>();
-    let one = _mm256_set1_epi16(1);
     let mut query = [[_mm256_setzero_si256(); MAX_VECTORS]; N];
     for (vectors, row) in query.iter_mut().zip(&queries.rows) {
         for (v, vector) in vectors.iter_mut().enumerate().take(D / 32) {
             *vector = load_query(row, 32 * v);
         }
     }
+    for run in runs {
+        score_run::<LAYOUT, D, N>(run, codebook, &query, scores);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn score_run<const LAYOUT: u8, const D: usize, const N: usize>(
+    run: &Run<'_>,
+    codebook: [__m256i; 2],
+    query: &[[__m256i; MAX_VECTORS]; N],
+    scores: &mut Scores,
+) {
+    let one = _mm256_set1_epi16(1);
     let mut token = 0;
     while token < run.n {
+        let n = (run.n - token).min(8);
         let mut dots = [[_mm256_setzero_si256(); 8]; N];
-        for r in 0..8 {
+        for r in 0..n {
             let level = levels::<LAYOUT, D>(run, token + r, codebook);
-            for (dot, query) in dots.iter_mut().zip(&query) {
+            for (dot, query) in dots.iter_mut().zip(query) {
                 let mut sum = _mm256_setzero_si256();
                 for v in 0..D / 32 {
                     let magnitude = _mm256_abs_epi8(level[v]);
@@ -51,7 +65,6 @@ fn score<const LAYOUT: u8, const D: usize, const N: usize>(
                 dot[r] = sum;
             }
         }
-        let n = (run.n - token).min(8);
         for (dot, row) in dots.into_iter().zip(scores.iter_mut()) {
             let sums = sum_lanes(dot);
             if n == 8 {
