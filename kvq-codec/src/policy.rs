@@ -143,13 +143,13 @@ impl Policy {
     /// `4x`: at most a quarter of fp16's bytes from 1,024 tokens on.
     pub const FOUR_X: Self = Self {
         n_sink: 4,
-        recent_len: 64,
-        span_len: 64,
-        key_tiers: tiers([Tier::first(Layout::S4), Tier::under_pressure(Layout::S3)]),
+        recent_len: 32,
+        span_len: 32,
+        key_tiers: tiers([Tier::first(Layout::T4), Tier::under_pressure(Layout::T3)]),
         value_tiers: tiers([
-            Tier::first(Layout::S4),
-            Tier::under_pressure(Layout::S3),
-            Tier::under_pressure(Layout::S2),
+            Tier::first(Layout::T4),
+            Tier::under_pressure(Layout::T3),
+            Tier::under_pressure(Layout::T2),
         ]),
         ladder: steps([value_step(1), key_step(1), value_step(2)]),
         budget: Budget::Compression(400),
@@ -158,18 +158,15 @@ impl Policy {
     };
 
     /// `5x`: at most a fifth of fp16's bytes from 1,024 tokens on.
-    pub const FIVE_X: Self =
-        Self { recent_len: 32, span_len: 32, budget: Budget::Compression(500), ..Self::FOUR_X };
+    pub const FIVE_X: Self = Self { budget: Budget::Compression(500), ..Self::FOUR_X };
 
     /// `6x`: at most a sixth of fp16's bytes from 1,024 tokens on; old keys may fall to 2 bits, which
     /// costs recall of old tokens far more than perplexity shows.
     pub const SIX_X: Self = Self {
-        recent_len: 32,
-        span_len: 32,
         key_tiers: tiers([
-            Tier::first(Layout::S4),
-            Tier::under_pressure(Layout::S3),
-            Tier::under_pressure(Layout::S2),
+            Tier::first(Layout::T4),
+            Tier::under_pressure(Layout::T3),
+            Tier::under_pressure(Layout::T2),
         ]),
         ladder: steps([value_step(1), key_step(1), value_step(2), key_step(2)]),
         budget: Budget::Compression(600),
