@@ -317,41 +317,43 @@ impl<S: Storage> Cache<S> {
 
     /// Integer scores of `n` tokens whose rows lie in units.
     fn score(&self, place: &HeadPlace<'_>, layout: Layout, ids: &UnitIds, n: usize, tile: &mut Tile) {
-        let mut runs = [Run::default(); MAX_SPAN_UNITS];
-        let runs = self.runs(place, layout, ids, n, &mut runs);
-        self.backend.score_keys(layout, runs, place.row, &tile.queries, &mut tile.scores);
+        self.for_runs(place, layout, ids, n, |runs| {
+            self.backend.score_keys(layout, runs, place.row, &tile.queries, &mut tile.scores);
+        });
     }
 
     /// Integer sums of `n` tokens whose rows lie in units.
     fn accumulate(&self, place: &HeadPlace<'_>, layout: Layout, ids: &UnitIds, n: usize, tile: &mut Tile) {
-        let mut runs = [Run::default(); MAX_SPAN_UNITS];
-        let runs = self.runs(place, layout, ids, n, &mut runs);
-        let (n_queries, weights) = (tile.queries.n, &tile.weights);
-        self.backend.accumulate_values(layout, runs, place.row, n_queries, weights, &mut tile.sums);
+        self.for_runs(place, layout, ids, n, |runs| {
+            let (n_queries, weights) = (tile.queries.n, &tile.weights);
+            self.backend.accumulate_values(layout, runs, place.row, n_queries, weights, &mut tile.sums);
+        });
     }
 
-    /// The runs of the first `n` tokens of a span or a part of the recent window.
-    fn runs<'r, 'a>(
-        &'a self,
+    /// Hands over the runs of the first `n` tokens of a span or a part of the recent window, a few at a time.
+    fn for_runs(
+        &self,
         place: &HeadPlace<'_>,
         layout: Layout,
         ids: &UnitIds,
         n: usize,
-        out: &'r mut [Run<'a>; MAX_SPAN_UNITS],
-    ) -> &'r [Run<'a>] {
+        mut use_runs: impl FnMut(&[Run<'_>]),
+    ) {
         let step = super::demote::run_tokens(place.plan, layout).max(1);
-        let (mut t, mut n_runs) = (0, 0);
-        for slot in out.iter_mut() {
-            if t >= n {
-                break;
+        let mut t = 0;
+        while t < n {
+            let mut runs = [Run::default(); 4];
+            let mut n_runs = 0;
+            for slot in &mut runs {
+                if t < n {
+                    *slot = self.run_at(place.plan, layout, place.block, ids, t).0;
+                    slot.n = (n - t).min(step);
+                    t += step;
+                    n_runs += 1;
+                }
             }
-            let (mut run, _) = self.run_at(place.plan, layout, place.block, ids, t);
-            run.n = (n - t).min(step);
-            *slot = run;
-            t += step;
-            n_runs += 1;
+            use_runs(runs.get(..n_runs).unwrap_or(&[]));
         }
-        out.get(..n_runs).unwrap_or(&[])
     }
 
     /// Folds a scored segment into the running softmax of each row and adds its values.
@@ -374,6 +376,7 @@ impl<S: Storage> Cache<S> {
             let from = tile.from.get(i).map_or(0, |f| f.saturating_sub(segment.start));
             let to = tile.to.get(i).map_or(0, |t| t.saturating_sub(segment.start)).min(segment.n);
             let fold = Fold {
+                n: segment.n,
                 scores,
                 key_scales: &segment.key_scales,
                 value_scales: &segment.value_scales,

@@ -23,6 +23,8 @@ impl FoldState {
 
 /// What a segment brings to the fold.
 pub(crate) struct Fold<'a> {
+    /// Tokens in the segment.
+    pub n: usize,
     /// Integer scores.
     pub scores: &'a [i32; SEGMENT],
     /// Scales of the key blocks.
@@ -43,47 +45,61 @@ pub(crate) struct Fold<'a> {
 
 /// Updates `state`, writes the integer weights, and returns the factor for what was summed before and the
 /// value of one weight unit.
+///
+/// Weights are written for whole eights of tokens: those that are not visible get 0, later ones are left.
 #[inline(always)]
 pub(crate) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
-    let mut score = [f32::NEG_INFINITY; SEGMENT];
-    for (t, s) in score.iter_mut().enumerate() {
-        let value = fold.scores[t] as f32 * fold.key_scales[t] * fold.factor + fold.bias;
-        *s = if t >= fold.from && t < fold.to { value } else { f32::NEG_INFINITY };
+    let mut score = [[0.0f32; 8]; SEGMENT / 8];
+    let n = fold.n.div_ceil(8).min(SEGMENT / 8);
+    let score = &mut score[..n];
+    let key_scales = fold.key_scales.as_chunks::<8>().0;
+    let inputs = fold.scores.as_chunks::<8>().0.iter().zip(key_scales);
+    let mut first = 0;
+    let mut peak = [f32::NEG_INFINITY; 8];
+    for (score, (integers, scales)) in score.iter_mut().zip(inputs) {
+        for i in 0..8 {
+            let value = integers[i] as f32 * scales[i] * fold.factor + fold.bias;
+            let t = (first + i) as i32;
+            let visible = t >= fold.from as i32 && t < fold.to as i32;
+            score[i] = if visible { value } else { f32::NEG_INFINITY };
+            peak[i] = peak[i].max(score[i]);
+        }
+        first += 8;
     }
-    let peak = lanes(&score, f32::NEG_INFINITY, f32::max).max(state.max);
+    let peak = across(peak, f32::max).max(state.max);
     if peak == f32::NEG_INFINITY {
         weights.fill(0);
         return (1.0, 0.0);
     }
-    for s in &mut score {
-        *s = exp_nonpositive(*s - peak);
+    let mut sum = [0.0f32; 8];
+    let mut largest = [0.0f32; 8];
+    for (score, scales) in score.iter_mut().zip(fold.value_scales.as_chunks::<8>().0) {
+        for i in 0..8 {
+            let weight = exp_nonpositive(score[i] - peak);
+            sum[i] += weight;
+            score[i] = weight * scales[i];
+            largest[i] = largest[i].max(score[i]);
+        }
     }
     let rescale = exp_nonpositive(state.max - peak);
-    *state = FoldState { max: peak, sum: state.sum * rescale + lanes(&score, 0.0, |a, b| a + b) };
-    for (s, scale) in score.iter_mut().zip(fold.value_scales) {
-        *s *= scale;
-    }
-    let largest = lanes(&score, 0.0, f32::max);
+    *state = FoldState { max: peak, sum: state.sum * rescale + across(sum, |a, b| a + b) };
+    let largest = across(largest, f32::max);
     if largest < f32::MIN_POSITIVE * 65_536.0 {
         weights.fill(0);
         return (rescale, 0.0);
     }
     let inverse = fold.max_weight / largest;
-    for (w, s) in weights.iter_mut().zip(score) {
-        *w = round_to_i32(s * inverse) as i16;
+    for (weights, score) in weights.as_chunks_mut::<8>().0.iter_mut().zip(&*score) {
+        for i in 0..8 {
+            weights[i] = round_to_i32(score[i] * inverse) as i16;
+        }
     }
     (rescale, largest / fold.max_weight)
 }
 
-/// Reduces in eight lanes, then the lanes: an order that every backend keeps.
+/// Reduces eight lanes in an order that every backend keeps.
 #[inline(always)]
-fn lanes(values: &[f32; SEGMENT], start: f32, combine: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lane = [start; 8];
-    for chunk in values.as_chunks::<8>().0 {
-        for (l, v) in lane.iter_mut().zip(chunk) {
-            *l = combine(*l, *v);
-        }
-    }
+fn across(lane: [f32; 8], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let four = [
         combine(lane[0], lane[4]),
         combine(lane[1], lane[5]),

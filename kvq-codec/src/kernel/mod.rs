@@ -333,6 +333,7 @@ mod tests {
             let mut scales = [0.0; SEGMENT];
             scales.iter_mut().for_each(|s| *s = (random.next() % 1000) as f32 * 1e-3);
             let fold = Fold {
+                n: 61,
                 scores: &scores,
                 key_scales: &scales,
                 value_scales: &scales,
@@ -350,6 +351,7 @@ mod tests {
             assert!((sa.sum / sb.sum - 1.0).abs() < 1e-5 && (sa.max - sb.max).abs() < 1e-5);
             assert!(wa.iter().zip(&wb).all(|(a, b)| (a - b).abs() <= 1));
             assert!(wa[..3].iter().chain(&wa[60..]).all(|w| *w == 0));
+            assert!(wa[3..60].contains(&127));
         }
     }
 }

@@ -7,8 +7,8 @@
 //! bits for the least squared error (Viterbi), which gains 1.3 to 1.6 dB over scalar codewords (trellis-coded
 //! quantization: Marcellin and Fischer, IEEE Trans. Commun. 38, 1990; tail-biting as in QTIP, arXiv 2406.11235).
 //!
-//! Tail-biting: a first pass over the row, begun in its middle with every state allowed, finds the state in
-//! which the row is best entered; the second pass begins and ends there.
+//! Tail-biting: a first pass over the row's end and then its beginning, with every state allowed at first,
+//! finds the state in which the row is best entered; the second pass begins and ends there.
 
 use super::codebook;
 use super::row::{MIN_SCALE, inverse_scale, quotient, row_energy, squared_scale_q12};
@@ -18,6 +18,9 @@ use crate::shape::MAX_HEAD_DIM;
 
 /// States: the last three trellis bits, the newest in bit 0.
 pub(crate) const STATES: usize = 8;
+
+/// Positions before and after the row's start that the first pass looks at: paths merge well within it.
+pub(crate) const LEAD: usize = 16;
 
 /// A cost that no path through a row reaches.
 pub(crate) const UNREACHED: i32 = 1 << 30;
@@ -158,12 +161,12 @@ impl Search for ScalarSearch {
             let y = row.get(i).copied().unwrap_or(0);
             [0, 1, 2, 3].map(|label| nearest_of_label(codewords, label, y).1)
         };
-        let half = n / 2;
+        let lead = LEAD.min(n / 2);
         let mut metrics = [0i32; STATES];
-        for i in (half..n).chain(0..half) {
+        for i in (n - lead..n).chain(0..lead) {
             step(&mut metrics, &costs(i), choices.get_mut(i));
         }
-        let entry = entry_state(&metrics, &choices, half);
+        let entry = entry_state(&metrics, &choices, lead);
         let mut metrics = [UNREACHED; STATES];
         if let Some(start) = metrics.get_mut(entry) {
             *start = 0;
@@ -206,9 +209,9 @@ pub(crate) fn previous(state: usize, choice: u8) -> usize {
     state >> 1 | usize::from(choice >> state & 1) << 2
 }
 
-/// Follows the cheapest path of the first pass back from its end, just before `half`, to position 0.
+/// Follows the cheapest path of the first pass back from its end, just before `lead`, to position 0.
 #[inline(always)]
-pub(crate) fn entry_state(metrics: &[i32; STATES], choices: &[u8], half: usize) -> usize {
+pub(crate) fn entry_state(metrics: &[i32; STATES], choices: &[u8], lead: usize) -> usize {
     let mut state = 0;
     let mut least = i32::MAX;
     for (s, &m) in metrics.iter().enumerate() {
@@ -216,7 +219,7 @@ pub(crate) fn entry_state(metrics: &[i32; STATES], choices: &[u8], half: usize) 
             (state, least) = (s, m);
         }
     }
-    for &choice in choices.iter().take(half).rev() {
+    for &choice in choices.iter().take(lead).rev() {
         state = previous(state, choice);
     }
     state

@@ -6,7 +6,7 @@
 use core::arch::x86_64::*;
 
 use super::load::{load_sums, store_sums};
-use crate::quantize::trellis::{LABELS, STATES, Search, UNREACHED, entry_state, trace};
+use crate::quantize::trellis::{LABELS, LEAD, STATES, Search, UNREACHED, entry_state, trace};
 use crate::shape::MAX_HEAD_DIM;
 
 /// The search with AVX2.
@@ -42,12 +42,12 @@ fn search<const UPPERS: usize>(codewords: &[i8], row: &[i16], codes: &mut [u8]) 
     let mut candidates = Candidates { costs: [[0; 4]; MAX_HEAD_DIM], uppers: [[0; MAX_HEAD_DIM]; 4] };
     find_candidates::<UPPERS>(codewords, row, &mut candidates);
     let mut choices = [0u8; MAX_HEAD_DIM];
-    let half = n / 2;
-    let metrics = run(_mm256_setzero_si256(), &candidates.costs, &mut choices, half, n);
-    let metrics = run(metrics, &candidates.costs, &mut choices, 0, half);
+    let lead = LEAD.min(n / 2);
+    let metrics = run(_mm256_setzero_si256(), &candidates.costs, &mut choices, n - lead, n);
+    let metrics = run(metrics, &candidates.costs, &mut choices, 0, lead);
     let mut ends = [0i32; STATES];
     store_sums(&mut ends, 0, metrics);
-    let entry = entry_state(&ends, &choices, half);
+    let entry = entry_state(&ends, &choices, lead);
     let mut starts = [UNREACHED; STATES];
     if let Some(start) = starts.get_mut(entry) {
         *start = 0;
@@ -99,28 +99,57 @@ fn run(
     metrics
 }
 
-/// Nearest levels per label, written so that the compiler vectorises over positions.
+/// Nearest levels per label and their costs, eight positions at a time.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn find_candidates<const UPPERS: usize>(codewords: &[i8], row: &[i16], out: &mut Candidates) {
+    let mut padded = [0i16; MAX_HEAD_DIM];
+    for (to, from) in padded.iter_mut().zip(row) {
+        *to = *from;
+    }
+    let eights = row.len().div_ceil(8);
+    let mut cost = [[[0i32; 8]; MAX_HEAD_DIM / 8]; 4];
     for label in 0..4 {
         let mut levels = [0i16; UPPERS];
         for (level, &codeword) in levels.iter_mut().zip(codewords.iter().skip(label).step_by(4)) {
             *level = i16::from(codeword);
         }
-        let mut nearest = [0i16; MAX_HEAD_DIM];
-        for ((nearest, upper), &y) in nearest.iter_mut().zip(&mut out.uppers[label]).zip(row) {
-            let (mut level, mut index) = (levels[0], 0i16);
+        let uppers = out.uppers[label].as_chunks_mut::<8>().0;
+        let inputs = padded.as_chunks::<8>().0.iter().zip(uppers).zip(&mut cost[label]).take(eights);
+        for ((y, upper), cost) in inputs {
+            // Branch-free over eight positions, so that the compiler vectorises it.
+            let (mut level, mut index) = ([levels[0]; 8], [0i16; 8]);
             for pair in levels.windows(2) {
-                let above = i16::from(y > 8 * (pair[0] + pair[1]));
-                index += above;
-                level += above * (pair[1] - pair[0]);
+                let (threshold, gap) = (8 * (pair[0] + pair[1]), pair[1] - pair[0]);
+                for i in 0..8 {
+                    let above = -i16::from(y[i] > threshold);
+                    index[i] -= above;
+                    level[i] += above & gap;
+                }
             }
-            (*nearest, *upper) = (level, index as u8);
+            for i in 0..8 {
+                upper[i] = index[i] as u8;
+                let e = i32::from(y[i]) - 16 * i32::from(level[i]);
+                cost[i] = e * e;
+            }
         }
-        for ((cost, &nearest), &y) in out.costs.iter_mut().zip(&nearest).zip(row) {
-            let e = i32::from(y) - 16 * i32::from(nearest);
-            cost[label] = e * e;
-        }
+    }
+    // From one row per label to one row per position.
+    for (at, chunk) in out.costs.as_chunks_mut::<8>().0.iter_mut().enumerate().take(eights) {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|label| load_sums(&cost[label][at], 0));
+        let (low_ab, high_ab) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let (low_cd, high_cd) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+        // Positions i and i + 4 in the two lanes.
+        let pairs = [
+            _mm256_unpacklo_epi64(low_ab, low_cd),
+            _mm256_unpackhi_epi64(low_ab, low_cd),
+            _mm256_unpacklo_epi64(high_ab, high_cd),
+            _mm256_unpackhi_epi64(high_ab, high_cd),
+        ];
+        let costs = chunk.as_flattened_mut();
+        store_sums(costs, 0, _mm256_permute2x128_si256(pairs[0], pairs[1], 0x20));
+        store_sums(costs, 8, _mm256_permute2x128_si256(pairs[2], pairs[3], 0x20));
+        store_sums(costs, 16, _mm256_permute2x128_si256(pairs[0], pairs[1], 0x31));
+        store_sums(costs, 24, _mm256_permute2x128_si256(pairs[2], pairs[3], 0x31));
     }
 }
