@@ -346,7 +346,7 @@ impl<S: Storage> Cache<S> {
             let mut n_runs = 0;
             for slot in &mut runs {
                 if t < n {
-                    *slot = self.run_at(place.plan, layout, place.block, ids, t).0;
+                    self.fill_run(place.plan, layout, place.block, ids, t, slot);
                     slot.n = (n - t).min(step);
                     t += step;
                     n_runs += 1;

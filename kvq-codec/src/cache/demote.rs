@@ -5,10 +5,10 @@
 
 use super::Cache;
 use super::layer::{LayerState, SpanHead};
-use super::pack::Source;
+use super::pack::{Source, UnitIds};
 use super::plan::{MAX_SPAN, SidePlan};
 use super::storage::{NONE, Storage};
-use crate::block::{Layout, MAX_PLANES, Run, levels_into};
+use crate::block::{Layout, Run, levels_into};
 use crate::bytes::{get_i16, slice};
 use crate::error::{Error, Side};
 use crate::pack::plane_row_bytes;
@@ -87,8 +87,8 @@ impl<S: Storage> Cache<S> {
     fn encode_block_again(
         &mut self,
         (span, plan, block): (u32, &SidePlan, usize),
-        (old, source): (Layout, &super::pack::UnitIds),
-        (new, target): (Layout, &super::pack::UnitIds),
+        (old, source): (Layout, &UnitIds),
+        (new, target): (Layout, &UnitIds),
     ) {
         let n_values = plan.block_values(block);
         let base = get_i16(self.record(span), plan.bases + 2 * block);
@@ -111,20 +111,35 @@ impl<S: Storage> Cache<S> {
 
     /// The run of rows that begins at token `t` (rounded down to where every plane's unit begins) and the
     /// token's place in it.
-    pub(super) fn run_at(
+    fn run_at(
         &self,
         plan: &SidePlan,
         layout: Layout,
         block: usize,
-        ids: &super::pack::UnitIds,
+        ids: &UnitIds,
         t: usize,
     ) -> (Run<'_>, usize) {
+        let first = t & !(run_tokens(plan, layout) - 1);
+        let mut run = Run::default();
+        self.fill_run(plan, layout, block, ids, first, &mut run);
+        (run, t - first)
+    }
+
+    /// Fills in the run of rows that begins at token `first`, where every plane's unit or run begins.
+    #[inline]
+    pub(super) fn fill_run<'a>(
+        &'a self,
+        plan: &SidePlan,
+        layout: Layout,
+        block: usize,
+        ids: &UnitIds,
+        first: usize,
+        run: &mut Run<'a>,
+    ) {
         let n_values = plan.block_values(block);
         let run_len = run_tokens(plan, layout);
-        let first = t & !(run_len - 1);
-        let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
         let mut first_unit = 0;
-        for (&width, rows) in layout.planes().iter().zip(&mut planes) {
+        for (&width, rows) in layout.planes().iter().zip(&mut run.planes) {
             let (unit, place) = plan.split_token(width, first);
             let id = ids.get(first_unit + unit).copied().unwrap_or(NONE);
             let row_bytes = plane_row_bytes(width, n_values);
@@ -133,7 +148,7 @@ impl<S: Storage> Cache<S> {
             *rows = slice(unit, offset, run_len * row_bytes);
             first_unit += plan.plane_units(width, self.plan.span_len);
         }
-        (Run { planes, n: run_len, first }, t - first)
+        (run.n, run.first) = (run_len, first);
     }
 
     /// Moves the cursors that point to `span` past every span that has reached their tier.

@@ -70,7 +70,9 @@ pub(crate) fn encode_trellis(
     let y = y.get_mut(..row.len()).unwrap_or(&mut []);
     let mut trial = [0u8; MAX_HEAD_DIM];
     let trial = trial.get_mut(..row.len()).unwrap_or(&mut []);
-    for f in likely - 1..=likely + 1 {
+    // At 4 bits the overload decides and a larger scale may still win; below, it never paid in tests.
+    let last = if code_bits == 4 { likely + 1 } else { likely };
+    for f in likely - 1..=last {
         let inverse = inverse_scale(f.max(MIN_SCALE));
         for (y, &r) in y.iter_mut().zip(row) {
             *y = quotient(r, inverse);
@@ -94,19 +96,21 @@ const SEARCH: i32 = 4;
 /// value in its own units plus the overload of the values beyond the outermost level.
 #[inline(always)]
 fn likely_scale(code_bits: usize, row: &[i16], guess: i32) -> i32 {
-    let per_value: u64 = match code_bits {
-        2 => 60_000,
-        3 => 9_500,
-        _ => 2_400,
+    // In squared halves of a codeword unit, which keeps a row's sum within 32 bits.
+    let per_value: u32 = match code_bits {
+        2 => 937,
+        3 => 148,
+        _ => 38,
     };
     let mut best = (u64::MAX, guess);
     for k in -SEARCH..=SEARCH {
         let inverse = inverse_scale(guess + k);
-        let mut cost = per_value * row.len() as u64;
+        let mut cost = per_value * row.len() as u32;
         for &r in row {
-            let over = (i32::from(quotient(r, inverse)).abs() - 16 * 127).max(0);
-            cost += u64::from((over * over) as u32);
+            let over = (i32::from(quotient(r, inverse)).abs() - 16 * 127).max(0) >> 3;
+            cost += (over * over) as u32;
         }
+        let cost = u64::from(cost);
         let weighted = cost * squared_scale_q12(k);
         if weighted < best.0 {
             best = (weighted, guess + k);

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_sums, load_weights, store_bytes, store_sums};
+use super::load::{load_sums, load_weights, load32, store_bytes, store_sums};
 use super::specialise;
 use super::unpack::{MAX_VECTORS, codebook, levels};
 use crate::block::{Layout, Run};
@@ -18,7 +18,7 @@ pub(super) fn accumulate_values(
     sums: &mut Sums,
 ) {
     if layout == Layout::Q8 {
-        specialise!(@dim precise, { Layout::Q8.tag() }, head_dim, n_queries, (runs, weights, sums));
+        specialise!(@dim precise, 0, head_dim, n_queries, (runs, weights, sums));
     } else {
         specialise!(coarse, layout, head_dim, n_queries, (runs, weights, sums));
     }
@@ -26,20 +26,19 @@ pub(super) fn accumulate_values(
 
 /// 8-bit rows, 15-bit weights, two tokens at a time.
 #[target_feature(enable = "avx2,fma")]
-fn precise<const LAYOUT: u8, const D: usize, const N: usize>(
+fn precise<const Q8: u8, const D: usize, const N: usize>(
     runs: &[Run<'_>],
     weights: &Weights,
     sums: &mut Sums,
 ) {
-    let codebook = codebook::<LAYOUT>();
     for v in 0..D / 32 {
         // Dimensions 0-7, 8-15, 16-23 and 24-31 of the vector, for every query.
         let mut total = [[_mm256_setzero_si256(); 4]; N];
         for run in runs {
             let mut token = 0;
             while token < run.n {
-                let a = levels::<LAYOUT, D>(run, token, codebook)[v];
-                let b = levels::<LAYOUT, D>(run, token + 1, codebook)[v];
+                let a = load32(run.planes[0], token * D + 32 * v);
+                let b = load32(run.planes[0], (token + 1) * D + 32 * v);
                 let (low, high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
                 let pairs = [
                     _mm256_cvtepi8_epi16(_mm256_castsi256_si128(low)),

@@ -87,3 +87,40 @@ pub(super) fn store_bytes(bytes: &mut [u8], at: usize, value: __m256i) {
         unsafe { _mm256_storeu_si256(chunk.as_mut_ptr().cast(), value) }
     }
 }
+
+/// Eight floats from `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_floats(values: &[f32], at: usize) -> __m256 {
+    match values.get(at..).and_then(|v| v.first_chunk::<8>()) {
+        // SAFETY: the chunk is 32 readable bytes, and the load needs no alignment.
+        Some(chunk) => unsafe { _mm256_loadu_ps(chunk.as_ptr()) },
+        None => _mm256_setzero_ps(),
+    }
+}
+
+/// Stores eight weights at `at`, if there is room.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_half(weights: &mut [i16], at: usize, value: __m128i) {
+    if let Some(chunk) = weights.get_mut(at..).and_then(|w| w.first_chunk_mut::<8>()) {
+        // SAFETY: the chunk is 16 writable bytes, and the store needs no alignment.
+        unsafe { _mm_storeu_si128(chunk.as_mut_ptr().cast(), value) }
+    }
+}
+
+/// Eight 16-bit values from `at`; zeros where the row has fewer left.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_eight(row: &[i16], at: usize) -> __m128i {
+    let rest = row.get(at..).unwrap_or(&[]);
+    let mut eight = [0i16; 8];
+    let chunk = rest.first_chunk::<8>().unwrap_or_else(|| {
+        for (to, from) in eight.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        &eight
+    });
+    // SAFETY: the chunk is 16 readable bytes, and the load needs no alignment.
+    unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }
+}

@@ -1,7 +1,8 @@
 //! AVX2 kernels.
 //!
 //! What the portable code does element by element is compiled once more with AVX2 enabled (`portable`).
-//! The two kernels that read packed bytes are written by hand:
+//! The two kernels that read packed bytes, the softmax between them (`fold`) and the search for trellis codes
+//! (`viterbi`) are written by hand:
 //!
 //! * **score** (`score`): the levels of 32 values come from a byte shuffle (the codebook is one register);
 //!   `|level| × (query with the level's sign)` is an unsigned-by-signed multiply whose pairwise sums cannot
@@ -15,6 +16,7 @@
 //! 64 with one head per block; others take the portable code.
 
 mod accumulate;
+mod fold;
 mod load;
 mod score;
 mod unpack;
@@ -31,7 +33,7 @@ pub(crate) struct Avx2(());
 
 /// The portable code, compiled for AVX2.
 mod portable {
-    use super::{Fold, FoldState, Layout, MAX_HEAD_DIM, Rotation, SEGMENT, scalar};
+    use super::{Layout, MAX_HEAD_DIM, Rotation, scalar};
     use crate::quantize::{precise, row, trellis};
 
     #[target_feature(enable = "avx2,fma")]
@@ -56,11 +58,6 @@ mod portable {
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn unrotate(rotation: Rotation, x: &mut [f32]) {
         rotation.inverse(x);
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
-        crate::kernel::fold::fold(fold, state, weights)
     }
 
     #[target_feature(enable = "avx2,fma")]
@@ -123,7 +120,7 @@ impl Avx2 {
     }
 
     pub fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
-        with_avx2!(self, portable::fold(fold, state, weights))
+        with_avx2!(self, fold::fold(fold, state, weights))
     }
 
     pub fn accumulate_values(

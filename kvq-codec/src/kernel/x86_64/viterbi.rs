@@ -5,7 +5,7 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_sums, store_sums};
+use super::load::{load_eight, load_sums, store_sums};
 use crate::quantize::trellis::{LABELS, LEAD, STATES, Search, UNREACHED, entry_state, trace};
 use crate::shape::MAX_HEAD_DIM;
 
@@ -22,26 +22,29 @@ impl Search for Avx2Search {
 
 #[target_feature(enable = "avx2,fma")]
 fn search_bits(codewords: &[i8], code_bits: usize, row: &[i16], codes: &mut [u8]) -> i32 {
-    match code_bits {
-        2 => search::<2>(codewords, row, codes),
-        3 => search::<4>(codewords, row, codes),
-        _ => search::<8>(codewords, row, codes),
+    match (code_bits, row.len()) {
+        (2, ..=64) => search::<2, 64>(codewords, row, codes),
+        (2, _) => search::<2, MAX_HEAD_DIM>(codewords, row, codes),
+        (3, ..=64) => search::<4, 64>(codewords, row, codes),
+        (3, _) => search::<4, MAX_HEAD_DIM>(codewords, row, codes),
+        (_, ..=64) => search::<8, 64>(codewords, row, codes),
+        _ => search::<8, MAX_HEAD_DIM>(codewords, row, codes),
     }
 }
 
 /// Costs of the four labels by position, and the upper bits that attain them.
-struct Candidates {
-    costs: [[i32; 4]; MAX_HEAD_DIM],
-    uppers: [[u8; MAX_HEAD_DIM]; 4],
+struct Candidates<const N: usize> {
+    costs: [[i32; 4]; N],
+    uppers: [[u8; N]; 4],
 }
 
-/// `UPPERS` levels carry each label.
+/// `UPPERS` levels carry each label; the row has at most `N` values.
 #[target_feature(enable = "avx2,fma")]
-fn search<const UPPERS: usize>(codewords: &[i8], row: &[i16], codes: &mut [u8]) -> i32 {
-    let n = row.len();
-    let mut candidates = Candidates { costs: [[0; 4]; MAX_HEAD_DIM], uppers: [[0; MAX_HEAD_DIM]; 4] };
-    find_candidates::<UPPERS>(codewords, row, &mut candidates);
-    let mut choices = [0u8; MAX_HEAD_DIM];
+fn search<const UPPERS: usize, const N: usize>(codewords: &[i8], row: &[i16], codes: &mut [u8]) -> i32 {
+    let n = row.len().min(N);
+    let mut candidates = Candidates { costs: [[0; 4]; N], uppers: [[0; N]; 4] };
+    find_candidates::<UPPERS, N>(codewords, row, &mut candidates);
+    let mut choices = [0u8; N];
     let lead = LEAD.min(n / 2);
     let metrics = run(_mm256_setzero_si256(), &candidates.costs, &mut choices, n - lead, n);
     let metrics = run(metrics, &candidates.costs, &mut choices, 0, lead);
@@ -63,13 +66,7 @@ fn search<const UPPERS: usize>(codewords: &[i8], row: &[i16], codes: &mut [u8]) 
 /// Steps over positions `from..to`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn run(
-    mut metrics: __m256i,
-    costs: &[[i32; 4]; MAX_HEAD_DIM],
-    choices: &mut [u8; MAX_HEAD_DIM],
-    from: usize,
-    to: usize,
-) -> __m256i {
+fn run(mut metrics: __m256i, costs: &[[i32; 4]], choices: &mut [u8], from: usize, to: usize) -> __m256i {
     let mut first_label = [0i32; 8];
     let mut second_label = [0i32; 8];
     for state in 0..STATES {
@@ -102,41 +99,42 @@ fn run(
 /// Nearest levels per label and their costs, eight positions at a time.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn find_candidates<const UPPERS: usize>(codewords: &[i8], row: &[i16], out: &mut Candidates) {
-    let mut padded = [0i16; MAX_HEAD_DIM];
-    for (to, from) in padded.iter_mut().zip(row) {
-        *to = *from;
-    }
-    let eights = row.len().div_ceil(8);
-    let mut cost = [[[0i32; 8]; MAX_HEAD_DIM / 8]; 4];
+fn find_candidates<const UPPERS: usize, const N: usize>(
+    codewords: &[i8],
+    row: &[i16],
+    out: &mut Candidates<N>,
+) {
+    // Per label: the lowest level, then thresholds and the steps taken past them.
+    let mut lowest = [0i16; 4];
+    let mut thresholds = [[0i16; UPPERS]; 4];
+    let mut steps = [[0i16; UPPERS]; 4];
     for label in 0..4 {
-        let mut levels = [0i16; UPPERS];
-        for (level, &codeword) in levels.iter_mut().zip(codewords.iter().skip(label).step_by(4)) {
-            *level = i16::from(codeword);
-        }
-        let uppers = out.uppers[label].as_chunks_mut::<8>().0;
-        let inputs = padded.as_chunks::<8>().0.iter().zip(uppers).zip(&mut cost[label]).take(eights);
-        for ((y, upper), cost) in inputs {
-            // Branch-free over eight positions, so that the compiler vectorises it.
-            let (mut level, mut index) = ([levels[0]; 8], [0i16; 8]);
-            for pair in levels.windows(2) {
-                let (threshold, gap) = (8 * (pair[0] + pair[1]), pair[1] - pair[0]);
-                for i in 0..8 {
-                    let above = -i16::from(y[i] > threshold);
-                    index[i] -= above;
-                    level[i] += above & gap;
-                }
-            }
-            for i in 0..8 {
-                upper[i] = index[i] as u8;
-                let e = i32::from(y[i]) - 16 * i32::from(level[i]);
-                cost[i] = e * e;
-            }
+        let level = |k: usize| i16::from(codewords.get(4 * k + label).copied().unwrap_or(0));
+        lowest[label] = level(0);
+        for k in 1..UPPERS {
+            thresholds[label][k] = 8 * (level(k - 1) + level(k));
+            steps[label][k] = level(k) - level(k - 1);
         }
     }
-    // From one row per label to one row per position.
-    for (at, chunk) in out.costs.as_chunks_mut::<8>().0.iter_mut().enumerate().take(eights) {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|label| load_sums(&cost[label][at], 0));
+    for (at, chunk) in out.costs.as_chunks_mut::<8>().0.iter_mut().enumerate().take(row.len().div_ceil(8)) {
+        let y = load_eight(row, 8 * at);
+        let mut cost = [_mm256_setzero_si256(); 4];
+        for label in 0..4 {
+            let (mut level, mut index) = (_mm_set1_epi16(lowest[label]), _mm_setzero_si128());
+            for k in 1..UPPERS {
+                let above = _mm_cmpgt_epi16(y, _mm_set1_epi16(thresholds[label][k]));
+                level = _mm_add_epi16(level, _mm_and_si128(above, _mm_set1_epi16(steps[label][k])));
+                index = _mm_sub_epi16(index, above);
+            }
+            let error = _mm256_cvtepi16_epi32(_mm_sub_epi16(y, _mm_slli_epi16(level, 4)));
+            cost[label] = _mm256_mullo_epi32(error, error);
+            let uppers = _mm_cvtsi128_si64(_mm_packus_epi16(index, index)).to_le_bytes();
+            if let Some(slot) = out.uppers[label].as_chunks_mut::<8>().0.get_mut(at) {
+                *slot = uppers;
+            }
+        }
+        // From one row per label to one row per position.
+        let [a, b, c, d] = cost;
         let (low_ab, high_ab) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
         let (low_cd, high_cd) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
         // Positions i and i + 4 in the two lanes.

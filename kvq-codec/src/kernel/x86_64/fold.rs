@@ -1,0 +1,84 @@
+//! Scores to weights, eight tokens at a time; the same operations in the same order as `kernel::fold`.
+
+use core::arch::x86_64::*;
+
+use super::load::{load_floats, load_sums, store_half};
+use crate::kernel::{Fold, FoldState, SEGMENT};
+use crate::math::exp_nonpositive;
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
+    let n = fold.n.div_ceil(8).min(SEGMENT / 8);
+    let none = _mm256_set1_ps(f32::NEG_INFINITY);
+    let factor = _mm256_set1_ps(fold.factor);
+    let bias = _mm256_set1_ps(fold.bias);
+    // Token `t` is visible where `from - 1 < t < to`.
+    let before = _mm256_set1_epi32(fold.from as i32 - 1);
+    let to = _mm256_set1_epi32(fold.to as i32);
+    let mut token = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let mut score = [none; SEGMENT / 8];
+    let mut peak = none;
+    for (c, score) in score.iter_mut().enumerate().take(n) {
+        let integers = _mm256_cvtepi32_ps(load_sums(fold.scores, 8 * c));
+        let scaled = _mm256_mul_ps(_mm256_mul_ps(integers, load_floats(fold.key_scales, 8 * c)), factor);
+        let value = _mm256_add_ps(scaled, bias);
+        let visible = _mm256_and_si256(_mm256_cmpgt_epi32(token, before), _mm256_cmpgt_epi32(to, token));
+        *score = _mm256_blendv_ps(none, value, _mm256_castsi256_ps(visible));
+        peak = _mm256_max_ps(peak, *score);
+        token = _mm256_add_epi32(token, _mm256_set1_epi32(8));
+    }
+    let peak = across(peak, |a, b| _mm_max_ps(a, b)).max(state.max);
+    if peak == f32::NEG_INFINITY {
+        weights.fill(0);
+        return (1.0, 0.0);
+    }
+    let (mut sum, mut largest) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+    for (c, score) in score.iter_mut().enumerate().take(n) {
+        let weight = exp8(_mm256_sub_ps(*score, _mm256_set1_ps(peak)));
+        sum = _mm256_add_ps(sum, weight);
+        *score = _mm256_mul_ps(weight, load_floats(fold.value_scales, 8 * c));
+        largest = _mm256_max_ps(largest, *score);
+    }
+    let rescale = exp_nonpositive(state.max - peak);
+    *state = FoldState { max: peak, sum: state.sum * rescale + across(sum, |a, b| _mm_add_ps(a, b)) };
+    let largest = across(largest, |a, b| _mm_max_ps(a, b));
+    if largest < f32::MIN_POSITIVE * 65_536.0 {
+        weights.fill(0);
+        return (rescale, 0.0);
+    }
+    let inverse = _mm256_set1_ps(fold.max_weight / largest);
+    for (c, &score) in score.iter().enumerate().take(n) {
+        let integers = _mm256_cvtps_epi32(_mm256_mul_ps(score, inverse));
+        let halves = _mm_packs_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1));
+        store_half(weights, 8 * c, halves);
+    }
+    (rescale, largest / fold.max_weight)
+}
+
+/// [`exp_nonpositive`] of eight values.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn exp8(x: __m256) -> __m256 {
+    let t = _mm256_mul_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.5)), _mm256_set1_ps(core::f32::consts::LOG2_E));
+    let magic = _mm256_set1_ps(12_582_912.0);
+    let shifted = _mm256_add_ps(t, magic);
+    let f = _mm256_sub_ps(t, _mm256_sub_ps(shifted, magic));
+    let mut p = _mm256_set1_ps(crate::math::EXP2_TERMS[0]);
+    for term in crate::math::EXP2_TERMS.into_iter().skip(1) {
+        p = _mm256_add_ps(_mm256_set1_ps(term), _mm256_mul_ps(f, p));
+    }
+    let exponent =
+        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(0x3f80_0000));
+    let value = _mm256_mul_ps(p, _mm256_castsi256_ps(exponent));
+    let too_small = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0), _CMP_LT_OQ);
+    _mm256_andnot_ps(too_small, value)
+}
+
+/// Reduces eight lanes in the order of `kernel::fold`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn across(v: __m256, combine: impl Fn(__m128, __m128) -> __m128) -> f32 {
+    let four = combine(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    let two = combine(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(combine(two, _mm_movehdup_ps(two)))
+}
