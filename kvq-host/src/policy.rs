@@ -102,7 +102,10 @@ pub fn parse(text: &str) -> Result<Policy> {
             Policy { budget: Budget::Bytes, ladder: [None; 6], ..Policy::FOUR_X }
         }
     };
-    if file.base.is_some() && (file.key_tiers.is_some() || file.value_tiers.is_some()) && file.ladder.is_none() {
+    if file.base.is_some()
+        && (file.key_tiers.is_some() || file.value_tiers.is_some())
+        && file.ladder.is_none()
+    {
         // The base's ladder speaks of the base's tiers.
         policy.ladder = [None; 6];
     }

@@ -43,7 +43,8 @@ impl PackedStore {
     /// # Errors
     /// A shape or a policy that the codec refuses.
     pub fn new(shape: KvShape, policy: Policy, backend: Backend) -> Result<Self> {
-        let cache = Cache::new(shape, policy, backend, GrowingMemory::default()).map_err(|e| anyhow!("{e}"))?;
+        let cache =
+            Cache::new(shape, policy, backend, GrowingMemory::default()).map_err(|e| anyhow!("{e}"))?;
         Ok(Self { cache })
     }
 
@@ -74,15 +75,21 @@ impl KvStore for PackedStore {
         let shape = self.cache.shape();
         let n_queries = q.len() / shape.key_head_dim;
         let per_head = q.len() / shape.n_kv_heads;
-        ensure!(per_head > 0 && out.len() == n_queries * shape.value_head_dim, "query and output shapes differ");
-        if shape.n_kv_heads == 1 || n_queries * self.len() < PARALLEL_PAIRS || rayon::current_num_threads() == 1 {
+        ensure!(
+            per_head > 0 && out.len() == n_queries * shape.value_head_dim,
+            "query and output shapes differ"
+        );
+        if shape.n_kv_heads == 1
+            || n_queries * self.len() < PARALLEL_PAIRS
+            || rayon::current_num_threads() == 1
+        {
             return self.cache.attend(layer, n_tokens, q, out).map_err(|e| anyhow!("{e}"));
         }
         let cache = &self.cache;
         let per_out = out.len() / shape.n_kv_heads;
-        q.par_chunks(per_head).zip(out.par_chunks_mut(per_out)).enumerate().try_for_each(|(head, (q, out))| {
-            cache.attend_head(layer, head, n_tokens, q, out).map_err(|e| anyhow!("{e}"))
-        })
+        q.par_chunks(per_head).zip(out.par_chunks_mut(per_out)).enumerate().try_for_each(
+            |(head, (q, out))| cache.attend_head(layer, head, n_tokens, q, out).map_err(|e| anyhow!("{e}")),
+        )
     }
 
     fn trim(&mut self, len: usize) -> Result<()> {

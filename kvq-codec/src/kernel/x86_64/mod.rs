@@ -12,8 +12,8 @@
 //!   multiply-adds with the four 7-bit weights give one 32-bit lane per dimension. 8-bit rows take 15-bit
 //!   weights and pairs of tokens.
 //!
-//! Both share each unpacked row among the queries of a tile. They serve head sizes that are multiples of
-//! 64 with one head per block; others take the portable code.
+//! Both share each unpacked row among the queries of a tile. They serve head sizes of 32 and
+//! multiples of 64, with one head per block; others take the portable code.
 
 mod accumulate;
 mod fold;
@@ -148,7 +148,9 @@ impl Avx2 {
 
 /// Whether the hand-written kernels serve this head.
 fn is_fast(head: HeadRow) -> bool {
-    head.offset == 0 && head.block_values == head.head_dim && matches!(head.head_dim, 64 | 128 | 192 | 256)
+    head.offset == 0
+        && head.block_values == head.head_dim
+        && matches!(head.head_dim, 32 | 64 | 128 | 192 | 256)
 }
 
 /// Calls `$function::<LAYOUT, D, N>` for the constants that fit the arguments.
@@ -166,6 +168,7 @@ macro_rules! specialise {
     };
     (@dim $function:ident, $layout:tt, $head_dim:expr, $n:expr, $args:tt) => {
         match $head_dim {
+            32 => specialise!(@n $function, $layout, 32, $n, $args),
             64 => specialise!(@n $function, $layout, 64, $n, $args),
             128 => specialise!(@n $function, $layout, 128, $n, $args),
             192 => specialise!(@n $function, $layout, 192, $n, $args),

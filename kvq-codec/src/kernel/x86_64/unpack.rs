@@ -41,6 +41,14 @@ pub(super) fn levels<const LAYOUT: u8, const D: usize>(
     }
     if LAYOUT == Layout::S4.tag() {
         let nibble = _mm256_set1_epi8(15);
+        if D == 32 {
+            // The row's 16 bytes are in both lanes; the upper one takes the high nibbles.
+            let bytes = load16_twice(run.planes[0], token * 16);
+            let by_0_4 = _mm256_set_epi32(4, 4, 4, 4, 0, 0, 0, 0);
+            let codes = _mm256_and_si256(_mm256_srlv_epi32(bytes, by_0_4), nibble);
+            out[0] = _mm256_shuffle_epi8(codebook[0], codes);
+            return out;
+        }
         for c in 0..D / 64 {
             let bytes = load32(run.planes[0], token * (D / 2) + 32 * c);
             let low = _mm256_and_si256(bytes, nibble);
@@ -72,7 +80,12 @@ pub(super) fn levels<const LAYOUT: u8, const D: usize>(
 fn two_bits<const D: usize>(rows: &[u8], token: usize) -> [__m256i; MAX_VECTORS] {
     let three = _mm256_set1_epi8(3);
     let mut out = [_mm256_setzero_si256(); MAX_VECTORS];
-    if D == 64 {
+    if D == 32 {
+        let row =
+            rows.get(token * 8..).and_then(|r| r.first_chunk::<8>()).map_or(0, |r| i64::from_le_bytes(*r));
+        let shifted = _mm256_srlv_epi64(_mm256_set1_epi64x(row), _mm256_set_epi64x(6, 4, 2, 0));
+        out[0] = _mm256_and_si256(shifted, three);
+    } else if D == 64 {
         // The row's 16 bytes are in both lanes; the lanes shift by different amounts.
         let bytes = load16_twice(rows, token * 16);
         let by_0_2 = _mm256_set_epi32(2, 2, 2, 2, 0, 0, 0, 0);
@@ -141,6 +154,10 @@ fn trellis_levels<const LAYOUT: u8, const D: usize>(
 #[inline]
 fn words<const D: usize>(rows: &[u8], token: usize) -> [u64; 4] {
     let mut out = [0; 4];
+    if D == 32 {
+        out[0] = u64::from(get_u32(rows, token * 4));
+        return out;
+    }
     for (w, word) in out.iter_mut().enumerate().take(D / 64) {
         let at = token * (D / 8) + 8 * w;
         *word = u64::from(get_u32(rows, at)) | u64::from(get_u32(rows, at + 4)) << 32;
@@ -151,6 +168,9 @@ fn words<const D: usize>(rows: &[u8], token: usize) -> [u64; 4] {
 /// Bit `i` of the result is bit `i - BY` of the row, wrapping around it.
 #[inline]
 fn rotate<const D: usize, const BY: u32>(u: [u64; 4]) -> [u64; 4] {
+    if D == 32 {
+        return [u64::from((u[0] as u32).rotate_left(BY)), 0, 0, 0];
+    }
     let n = D / 64;
     let mut out = [0; 4];
     for w in 0..n {

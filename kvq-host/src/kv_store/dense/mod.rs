@@ -6,7 +6,7 @@
 //! query heads of a group share each row) and works in blocks of [`BLOCK`] tokens with an online softmax,
 //! so that its working memory is a few kilobytes of stack whatever the context.
 //!
-//! [`scalar`] defines the result; [`avx2`] agrees with it to float rounding.
+//! `scalar` defines the result; `avx2` agrees with it to float rounding.
 
 mod attend;
 #[cfg(target_arch = "x86_64")]
