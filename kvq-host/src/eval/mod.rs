@@ -1,18 +1,18 @@
 //! Quality: each cache against the dense f32 cache of the same weights, on real text.
 //!
 //! Teacher-forced: the text itself is fed, and at every scored position the distributions over the next
-//! token are compared. The figures come from the real stores. All caches run in lockstep, in chunks no
-//! longer than any of them allows, so that each query sees what it would see when generating, and only one
-//! chunk's logits are in memory at a time.
+//! token are compared. The figures come from the real stores. Each cache reads the text in chunks as long as
+//! it allows, so that each query sees what it would see when generating, whatever other caches are in the
+//! run. All of them advance together, so that only a few hundred tokens' logits are in memory at a time.
 
 mod divergence;
+mod reader;
 mod summary;
 mod window;
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
-use candle_core::Tensor;
+use anyhow::Result;
 use kvq_codec::Backend;
 use rayon::prelude::*;
 
@@ -20,13 +20,17 @@ pub use divergence::{Divergence, Reference, argmax};
 pub use summary::{Estimate, Quality, WindowScore, median, percentile};
 pub use window::{Window, plain, recall};
 
-use crate::kv_store::{KvBytes, KvStore};
+use crate::kv_store::KvBytes;
 use crate::measure::CacheChoice;
-use crate::model::{LanguageModel, Logits};
+use crate::model::LanguageModel;
+use reader::{Reader, Rows};
 
-/// The longest chunk: with 50,000 tokens in the vocabulary its logits take 50 MB per cache. No shorter than
-/// what a packed cache takes before it packs its first span: odd remainders would be short chunks, for which
-/// a model with quantized weights may compute with coarser activations.
+/// Tokens after which all caches are compared: many enough that a model with quantized weights computes the
+/// dense caches at the speed of full precision, few enough that their logits stay small.
+const STEP_TOKENS: usize = 128;
+
+/// The longest chunk. No shorter than what a packed cache takes before it packs its first span: an odd
+/// remainder would be a short chunk, for which quantized weights may be multiplied more coarsely.
 const MAX_CHUNK_TOKENS: usize = 256;
 
 /// What the windows said about one cache.
@@ -55,16 +59,19 @@ pub fn run(
     let shape = model.config().kv_shape();
     let mut scored = vec![Scored::default(); caches.len()];
     for window in windows {
-        let mut reference = CacheChoice::DenseF32.open(shape, backend)?;
-        let mut stores = Vec::new();
+        let mut reference = Reader::new(CacheChoice::DenseF32.open(shape, backend)?, STEP_TOKENS);
+        let mut readers = Vec::new();
         for cache in caches {
             // The reference needs no second run; its place holds nothing.
-            let is_reference = *cache == CacheChoice::DenseF32;
-            stores.push(if is_reference { None } else { Some(cache.open(shape, backend)?) });
+            readers.push(match cache {
+                CacheChoice::DenseF32 => None,
+                CacheChoice::DenseF16 => Some(Reader::new(cache.open(shape, backend)?, STEP_TOKENS)),
+                CacheChoice::Packed(_) => Some(Reader::new(cache.open(shape, backend)?, MAX_CHUNK_TOKENS)),
+            });
         }
-        let scores = score_window(model, window, &mut *reference, &mut stores, on_tokens)?;
-        for ((scored, score), store) in scored.iter_mut().zip(scores).zip(&stores) {
-            let store = store.as_ref().unwrap_or(&reference);
+        let scores = score_window(model, window, &mut reference, &mut readers, on_tokens)?;
+        for ((scored, score), reader) in scored.iter_mut().zip(scores).zip(&readers) {
+            let store = &reader.as_ref().unwrap_or(&reference).store;
             scored.windows.push(score);
             scored.bytes = store.memory();
             scored.tokens_held = store.len();
@@ -73,76 +80,46 @@ pub fn run(
     Ok(scored)
 }
 
-/// Feeds one window to the reference and to all stores, chunk by chunk.
+/// Feeds one window to the reference and to all other caches, step by step.
 fn score_window(
     model: &dyn LanguageModel,
     window: &Window,
-    reference: &mut dyn KvStore,
-    stores: &mut [Option<Box<dyn KvStore>>],
+    reference: &mut Reader,
+    readers: &mut [Option<Reader>],
     on_tokens: &mut dyn FnMut(usize),
 ) -> Result<Vec<WindowScore>> {
-    let mut scores = vec![WindowScore::default(); stores.len()];
+    let mut scores = vec![WindowScore::default(); readers.len()];
     let mut pos = 0;
     while pos < window.tokens.len() {
-        let room =
-            stores.iter().flatten().map(|store| store.max_chunk()).fold(reference.max_chunk(), usize::min);
-        let n = room.clamp(1, MAX_CHUNK_TOKENS).min(window.tokens.len() - pos);
-        let chunk = &window.tokens[pos..pos + n];
-        // Scored positions of this chunk, counted from its first token.
-        let first = window.scored.start.max(pos) - pos;
-        let end = window.scored.end.min(pos + n).saturating_sub(pos);
-        let wanted = if first < end { Logits::All } else { Logits::None };
-        let expected = logits_of(model, chunk, reference, wanted)?;
-        on_tokens(n);
-        let targets = &window.tokens[pos + 1..];
-        for (store, score) in stores.iter_mut().zip(&mut scores) {
-            let found = match store {
-                Some(store) => {
-                    let found = logits_of(model, chunk, &mut **store, wanted)?;
-                    on_tokens(n);
-                    Some(found)
-                }
-                None => None,
-            };
-            let found = found.as_ref().unwrap_or(&expected);
-            score_rows(&expected, found, first..end, targets, model.config().vocab_size, score);
+        let goal = (pos + STEP_TOKENS).min(window.tokens.len());
+        let scored = window.scored.start.max(pos)..window.scored.end.min(goal);
+        reference.read_to(goal, model, window, on_tokens)?;
+        for (reader, score) in readers.iter_mut().zip(&mut scores) {
+            if let Some(reader) = reader {
+                reader.read_to(goal, model, window, on_tokens)?;
+            }
+            let found = reader.as_ref().unwrap_or(reference);
+            score_rows(&reference.rows, &found.rows, scored.clone(), &window.tokens, score);
         }
-        pos += n;
+        for reader in readers.iter_mut().flatten() {
+            reader.rows.forget_before(goal);
+        }
+        reference.rows.forget_before(goal);
+        pos = goal;
     }
     Ok(scores)
 }
 
-/// Compares the logits of `rows`, in order; `targets[i]` is the token that row `i` should predict.
-fn score_rows(
-    expected: &[f32],
-    found: &[f32],
-    rows: Range<usize>,
-    targets: &[u32],
-    vocab_size: usize,
-    score: &mut WindowScore,
-) {
-    let positions: Vec<(f64, Divergence)> = rows
+/// Compares two caches at the positions `scored`.
+fn score_rows(reference: &Rows, found: &Rows, scored: Range<usize>, tokens: &[u32], score: &mut WindowScore) {
+    let positions: Vec<(f64, Divergence)> = scored
         .into_par_iter()
-        .map(|i| {
-            let row = i * vocab_size..(i + 1) * vocab_size;
-            let reference = Reference::new(&expected[row.clone()]);
-            (reference.nll(targets[i]), reference.compare(&found[row], targets[i]))
+        .map(|pos| {
+            let (expected, target) = (Reference::new(reference.row(pos)), tokens[pos + 1]);
+            (expected.nll(target), expected.compare(found.row(pos), target))
         })
         .collect();
     for (reference_nll, position) in positions {
         score.push(reference_nll, position);
     }
-}
-
-fn logits_of(
-    model: &dyn LanguageModel,
-    chunk: &[u32],
-    store: &mut dyn KvStore,
-    wanted: Logits,
-) -> Result<Vec<f32>> {
-    let logits: Tensor = model.forward(chunk, store, wanted)?;
-    let values = logits.flatten_all()?.to_vec1::<f32>()?;
-    let rows = if wanted == Logits::All { chunk.len() } else { 0 };
-    ensure!(values.len() == rows * model.config().vocab_size, "the model returned {} logits", values.len());
-    Ok(values)
 }
