@@ -32,8 +32,7 @@ pub(crate) fn put_u8(bytes: &mut [u8], offset: usize, value: u8) {
 /// The little-endian `i16` at `offset`.
 #[inline]
 pub(crate) fn get_i16(bytes: &[u8], offset: usize) -> i16 {
-    let b = slice(bytes, offset, 2);
-    i16::from_le_bytes([get_u8(b, 0), get_u8(b, 1)])
+    bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| i16::from_le_bytes(*b))
 }
 
 /// Writes a little-endian `i16` at `offset`.
@@ -45,8 +44,7 @@ pub(crate) fn put_i16(bytes: &mut [u8], offset: usize, value: i16) {
 /// The little-endian `u32` at `offset`.
 #[inline]
 pub(crate) fn get_u32(bytes: &[u8], offset: usize) -> u32 {
-    let b = slice(bytes, offset, 4);
-    u32::from_le_bytes([get_u8(b, 0), get_u8(b, 1), get_u8(b, 2), get_u8(b, 3)])
+    bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
 }
 
 /// Writes a little-endian `u32` at `offset`.
@@ -58,8 +56,8 @@ pub(crate) fn put_u32(bytes: &mut [u8], offset: usize, value: u32) {
 /// Copies `source` to `offset`.
 #[inline]
 pub(crate) fn put(bytes: &mut [u8], offset: usize, source: &[u8]) {
-    for (to, from) in slice_mut(bytes, offset, source.len()).iter_mut().zip(source) {
-        *to = *from;
+    if let Some(to) = bytes.get_mut(offset..).and_then(|rest| rest.get_mut(..source.len())) {
+        to.copy_from_slice(source);
     }
 }
 

@@ -6,6 +6,10 @@
 //! masks alone. A plane of a whole span takes `width` storage units, one unit being one bit of every value
 //! of a span, so that a span can be demoted without moving any other.
 
+mod rows;
+
+pub(crate) use rows::{PlanePlace, Rows};
+
 use crate::pack;
 use crate::quantize::{codebook, trellis};
 use crate::shape::MAX_HEAD_DIM;
@@ -133,8 +137,6 @@ pub(crate) struct Run<'a> {
     pub planes: [&'a [u8]; MAX_PLANES],
     /// Tokens.
     pub n: usize,
-    /// Place of the first of them within its segment.
-    pub first: usize,
 }
 
 /// Writes the levels of row `token` of `run` into `out`: the integers that, times the scale, are the values.

@@ -1,46 +1,26 @@
 //! Attention on the packed bytes.
 //!
-//! Up to [`TILE`] query rows of one KV head go over the cache together: the sinks, each span, the recent
-//! window. A segment of at most 64 tokens is scored with integers, folded into the running softmax, and
-//! its values summed with integers; no row is ever restored.
+//! The query rows of one KV head go over the cache together, [`TILE`] at a time: the sinks, each span, the
+//! recent window. A segment of at most 64 tokens is scored with integers, folded into the running softmax of
+//! each row, and its values summed with integers; floats appear once per segment and row.
 
 use super::Cache;
 use super::append::check_length;
 use super::layer::{LayerState, SpanHead};
-use super::pack::UnitIds;
-use super::plan::{MAX_SPAN_UNITS, SidePlan};
+use super::plan::SidePlan;
 use super::storage::{self, NONE, Storage};
-use crate::block::{Layout, MAX_PLANES, Run};
-use crate::bytes::{get_i16, get_u32, slice};
-use crate::error::Error;
-use crate::kernel::{Fold, FoldState, HeadRow, Queries, SEGMENT, Scores, Sums, TILE, Weights};
-use crate::math::{exp2_8, inverse_sqrt, round_to_i32};
+use super::tile::{SegmentWork, Tile, Work};
+use crate::block::{Layout, Rows};
+use crate::bytes::{get_i16, slice};
+use crate::error::{Error, Side};
+use crate::kernel::{Fold, FoldState, HeadRow, SEGMENT, TILE, WIDE_QUERY_UNIT};
+use crate::math::{exp2_8, inverse_sqrt};
 use crate::pack::plane_row_bytes;
 use crate::quantize::precise::ZERO;
 use crate::shape::MAX_HEAD_DIM;
 
-/// Query rows on their way over the cache.
-struct Tile {
-    queries: Queries,
-    /// Score scale of each row: its query scale over the root of the key head size.
-    factors: [f32; TILE],
-    states: [FoldState; TILE],
-    /// Each row sees positions `from..to`.
-    from: [usize; TILE],
-    to: [usize; TILE],
-    scores: Scores,
-    center_scores: Scores,
-    weights: Weights,
-    sums: Sums,
-}
-
-/// A stretch of tokens with one layout per side.
-struct Segment {
-    start: usize,
-    n: usize,
-    key_scales: [f32; SEGMENT],
-    value_scales: [f32; SEGMENT],
-}
+/// Tiles that share one pass in a prefill, where a stack has room for their queries.
+const PREFILL_TILES: usize = if cfg!(target_pointer_width = "64") { 16 } else { 1 };
 
 impl<S: Storage> Cache<S> {
     /// Causal attention of the newest `n_tokens` positions of `layer` over all that it holds, scores
@@ -69,6 +49,7 @@ impl<S: Storage> Cache<S> {
             return Err(Error::QueryHeads { n_kv_heads: shape.n_kv_heads as u32, got: got as u32 });
         }
         check_length("out", out.len(), group * n_tokens * shape.n_kv_heads * shape.value_head_dim)?;
+        let mut work = Work::new();
         for kv_head in 0..shape.n_kv_heads {
             let (Some((q, q_rest)), Some((o, o_rest))) = (
                 queries.split_at_checked(group * per_head),
@@ -76,7 +57,7 @@ impl<S: Storage> Cache<S> {
             ) else {
                 return Ok(());
             };
-            self.attend_head(layer, kv_head, n_tokens, q, o)?;
+            self.attend_with(&mut work, layer, kv_head, n_tokens, q, o)?;
             (queries, out) = (q_rest, o_rest);
         }
         Ok(())
@@ -89,6 +70,18 @@ impl<S: Storage> Cache<S> {
     /// As [`attend`](Self::attend).
     pub fn attend_head(
         &self,
+        layer: usize,
+        kv_head: usize,
+        n_tokens: usize,
+        queries: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        self.attend_with(&mut Work::new(), layer, kv_head, n_tokens, queries, out)
+    }
+
+    fn attend_with(
+        &self,
+        work: &mut Work,
         layer: usize,
         kv_head: usize,
         n_tokens: usize,
@@ -113,318 +106,330 @@ impl<S: Storage> Cache<S> {
             });
         }
         check_length("out", out.len(), n_rows * value_dim)?;
+        out.fill(0.0);
+        let place = Place {
+            layer,
+            state,
+            key: HeadPlace::new(&self.plan.key, kv_head),
+            value: HeadPlace::new(&self.plan.value, kv_head),
+        };
+        if n_rows <= TILE {
+            let tiles = core::slice::from_mut(&mut work.tile);
+            self.attend_rows(&mut work.segment, &place, (n_tokens, 0), queries, tiles, out);
+            return Ok(());
+        }
         let (mut queries, mut out, mut row) = (queries, out, 0);
-        let mut tile = Tile::new();
         while !queries.is_empty() {
-            let n = (n_rows - row).min(TILE);
+            let n = (n_rows - row).min(PREFILL_TILES * TILE);
             let (Some((q, q_rest)), Some((o, o_rest))) =
                 (queries.split_at_checked(n * key_dim), out.split_at_mut_checked(n * value_dim))
             else {
-                return Ok(());
+                break;
             };
-            self.start_tile(&state, n_tokens, row, q, &mut tile);
-            o.fill(0.0);
-            self.attend_tile(layer, kv_head, &state, &mut tile, o);
-            self.finish_tile(&tile, o);
+            let mut tiles = [const { Tile::EMPTY }; PREFILL_TILES];
+            let tiles = tiles.get_mut(..n.div_ceil(TILE)).unwrap_or(&mut []);
+            self.attend_rows(&mut work.segment, &place, (n_tokens, row), q, tiles, o);
             (queries, out, row) = (q_rest, o_rest, row + n);
         }
         Ok(())
     }
 
-    /// Rotates and quantizes query rows `first..` of a head.
-    fn start_tile(
+    /// Attends the query rows from `first` on, which fit the tiles; all lengths are checked.
+    fn attend_rows(
+        &self,
+        work: &mut SegmentWork,
+        place: &Place<'_>,
+        (n_tokens, first): (usize, usize),
+        queries: &[f32],
+        tiles: &mut [Tile],
+        out: &mut [f32],
+    ) {
+        let (mut rest, mut row) = (queries, first);
+        for tile in tiles.iter_mut() {
+            rest = self.start_tile(&place.state, n_tokens, row, rest, tile);
+            row += tile.queries.n;
+        }
+        self.walk(work, place, tiles, out);
+        self.finish(tiles, out);
+    }
+
+    /// Rotates and quantizes query rows `first..` of a head; returns the queries that did not fit the tile.
+    fn start_tile<'q>(
         &self,
         state: &LayerState,
         n_tokens: usize,
         first: usize,
-        queries: &[f32],
+        queries: &'q [f32],
         tile: &mut Tile,
-    ) {
+    ) -> &'q [f32] {
         let key_dim = self.plan.shape.key_head_dim;
         let softmax_scale = inverse_sqrt(key_dim as f32);
-        tile.states = [FoldState::EMPTY; TILE];
         let mut rest = queries;
-        let lines =
-            tile.queries.rows.iter_mut().zip(&mut tile.factors).zip(tile.from.iter_mut().zip(&mut tile.to));
-        for (i, ((codes, factor), (from, to))) in lines.enumerate() {
+        tile.queries.n = 0;
+        for (i, line) in tile.lines.iter_mut().enumerate() {
             let Some((query, tail)) = rest.split_at_checked(key_dim).filter(|_| key_dim > 0) else { break };
             rest = tail;
             let mut x = [0.0f32; MAX_HEAD_DIM];
             let x = x.get_mut(..key_dim).unwrap_or(&mut []);
-            x.iter_mut().zip(query).for_each(|(to, from)| *to = *from);
+            x.copy_from_slice(query);
             self.backend.rotate(self.key_rotation(), x);
-            let peak = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            *factor = 0.0;
-            if peak > f32::MIN_POSITIVE * 128.0 && peak < f32::MAX {
-                let inverse = 127.0 / peak;
-                for (code, v) in codes.iter_mut().zip(&*x) {
-                    *code = round_to_i32(v * inverse) as i8;
-                }
-                *factor = peak / 127.0 * softmax_scale;
-            }
+            line.factor = tile.queries.quantize(i, x) * softmax_scale;
+            line.state = FoldState::EMPTY;
             let back = n_tokens - 1 - (first + i).checked_rem(n_tokens).unwrap_or(0);
-            *to = state.len - back;
+            line.to = state.len - back;
             let window = self.plan.policy.window_len as usize;
-            *from = if window == 0 { 0 } else { to.saturating_sub(window) };
+            line.from = if window == 0 { 0 } else { line.to.saturating_sub(window) };
             tile.queries.n = i + 1;
         }
+        rest
     }
 
     /// Divides by the sums of weights and rotates back.
-    fn finish_tile(&self, tile: &Tile, out: &mut [f32]) {
+    fn finish(&self, tiles: &[Tile], out: &mut [f32]) {
         let value_dim = self.plan.shape.value_head_dim;
         let mut rest = out;
-        for state in tile.states.iter().take(tile.queries.n) {
+        for line in tiles.iter().flat_map(Tile::lines) {
             let Some((row, tail)) = rest.split_at_mut_checked(value_dim) else { return };
-            let inverse = if state.sum > 0.0 { 1.0 / state.sum } else { 0.0 };
+            let inverse = if line.state.sum > 0.0 { 1.0 / line.state.sum } else { 0.0 };
             row.iter_mut().for_each(|v| *v *= inverse);
             self.backend.unrotate(self.value_rotation(), row);
             rest = tail;
         }
     }
 
-    fn attend_tile(
-        &self,
-        layer: usize,
-        kv_head: usize,
-        state: &LayerState,
-        tile: &mut Tile,
-        out: &mut [f32],
-    ) {
-        let key = HeadPlace::new(&self.plan.key, kv_head);
-        let value = HeadPlace::new(&self.plan.value, kv_head);
-        self.attend_sinks(layer, (&key, &value), state, tile, out);
+    /// Takes the rows of some tiles over everything that the layer holds.
+    fn walk(&self, work: &mut SegmentWork, place: &Place<'_>, tiles: &mut [Tile], out: &mut [f32]) {
+        let Place { state, key, value, .. } = place;
         let mut at = state.head;
+        self.prefetch_keys(at, key);
+        self.attend_sinks(work, place, tiles, out);
         while at != NONE {
-            let head = SpanHead::read(self.record(at));
-            if tile.sees(head.start, head.count) {
-                self.attend_span(at, &head, (&key, &value), tile, out);
+            let record = self.record(at);
+            let head = SpanHead::read(record);
+            self.backend.prefetch_bytes(self.record(head.next));
+            if tiles.iter().any(|tile| tile.sees(head.start, head.count)) {
+                let segment = self.span_segment(record, &head, (key, value), work);
+                self.attend_segment(segment, work, tiles, out);
             }
             at = head.next;
         }
-        self.attend_hot(layer, (&key, &value), state, tile, out);
+        self.attend_hot(work, place, tiles, out);
     }
 
-    fn attend_sinks(
-        &self,
-        layer: usize,
-        (key, value): (&HeadPlace<'_>, &HeadPlace<'_>),
-        state: &LayerState,
-        tile: &mut Tile,
-        out: &mut [f32],
-    ) {
-        let bytes = storage::layer(&self.plan, self.storage.bytes(), layer);
+    fn attend_sinks(&self, work: &mut SegmentWork, place: &Place<'_>, tiles: &mut [Tile], out: &mut [f32]) {
+        let Place { layer, state, key, value } = place;
+        let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
         let mut first = 0;
         while first < state.n_sink {
             let n = (state.n_sink - first).min(SEGMENT);
-            let segment = Segment {
-                start: first,
-                n,
-                key_scales: precise_scales(bytes, key, key.plan.sink_exponents, first, n),
-                value_scales: precise_scales(bytes, value, value.plan.sink_exponents, first, n),
-            };
-            let rows = |place: &HeadPlace<'_>| {
+            precise_scales_into(bytes, key, key.plan.sink_exponents, first, &mut work.key_scales, n);
+            precise_scales_into(bytes, value, value.plan.sink_exponents, first, &mut work.value_scales, n);
+            let part = |place: &HeadPlace<'_>| {
                 let at = place.plan.sink_row(self.plan.n_sink, place.block) + first * place.row.block_values;
-                one_plane(slice(bytes, at, n * place.row.block_values), n)
+                let rows = slice(bytes, at, n * place.row.block_values);
+                let rows = Rows::one_plane(rows, Layout::Q8, place.row.block_values, n);
+                Part { row: place.row, layout: Layout::Q8, rows }
             };
-            self.backend.score_keys(Layout::Q8, &[rows(key)], key.row, &tile.queries, &mut tile.scores);
-            self.fold_segment(&segment, Layout::Q8, None, tile, out, |tile| {
-                let (n, weights) = (tile.queries.n, &tile.weights);
-                self.backend.accumulate_values(
-                    Layout::Q8,
-                    &[rows(value)],
-                    value.row,
-                    n,
-                    weights,
-                    &mut tile.sums,
-                );
-            });
+            let segment =
+                Segment { start: first, n, key: part(key), value: part(value), center: None, next: None };
+            self.attend_segment(segment, work, tiles, out);
             first += n;
         }
     }
 
-    fn attend_hot(
-        &self,
-        layer: usize,
-        (key, value): (&HeadPlace<'_>, &HeadPlace<'_>),
-        state: &LayerState,
-        tile: &mut Tile,
-        out: &mut [f32],
-    ) {
-        let bytes = storage::layer(&self.plan, self.storage.bytes(), layer);
+    fn attend_hot(&self, work: &mut SegmentWork, place: &Place<'_>, tiles: &mut [Tile], out: &mut [f32]) {
+        let Place { layer, state, key, value } = place;
+        let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
         let mut first = 0;
         while first < state.n_hot {
             let n = (state.n_hot - first).min(self.plan.span_len);
-            let segment = Segment {
-                start: state.hot_start() + first,
-                n,
-                key_scales: precise_scales(bytes, key, key.plan.hot_exponents, first, n),
-                value_scales: precise_scales(bytes, value, value.plan.hot_exponents, first, n),
-            };
-            if tile.sees(segment.start, n) {
-                let key_ids = hot_ids(bytes, key.plan, first);
-                let value_ids = hot_ids(bytes, value.plan, first);
-                self.score(key, Layout::Q8, &key_ids, n, tile);
-                self.fold_segment(&segment, Layout::Q8, None, tile, out, |tile| {
-                    self.accumulate(value, Layout::Q8, &value_ids, n, tile);
-                });
+            let start = state.hot_start() + first;
+            if tiles.iter().any(|tile| tile.sees(start, n)) {
+                precise_scales_into(bytes, key, key.plan.hot_exponents, first, &mut work.key_scales, n);
+                precise_scales_into(bytes, value, value.plan.hot_exponents, first, &mut work.value_scales, n);
+                let part = |place: &HeadPlace<'_>| {
+                    let (skip, _) = place.plan.split_token(8, first);
+                    let ids = slice(bytes, place.plan.hot_ids + 4 * skip, 4 * place.plan.plane_units(8, n));
+                    let rows = self.rows(place.plan, Layout::Q8, place.block, ids, n);
+                    Part { row: place.row, layout: Layout::Q8, rows }
+                };
+                let segment =
+                    Segment { start, n, key: part(key), value: part(value), center: None, next: None };
+                self.attend_segment(segment, work, tiles, out);
             }
             first += n;
         }
     }
 
-    fn attend_span(
-        &self,
-        span: u32,
+    /// A span as a segment; its scales go to `work`.
+    fn span_segment<'a>(
+        &'a self,
+        record: &'a [u8],
         head: &SpanHead,
-        (key, value): (&HeadPlace<'_>, &HeadPlace<'_>),
-        tile: &mut Tile,
-        out: &mut [f32],
-    ) {
-        let bytes = self.record(span);
-        let scales = |place: &HeadPlace<'_>| {
-            let base = get_i16(bytes, place.plan.bases + 2 * place.block);
+        (key, value): (&HeadPlace<'a>, &HeadPlace<'a>),
+        work: &mut SegmentWork,
+    ) -> Segment<'a> {
+        let scales = |place: &HeadPlace<'_>, out: &mut [f32; SEGMENT]| {
+            let base = get_i16(record, place.plan.bases + 2 * place.block);
             let at = place.plan.scales + place.block * self.plan.span_len;
-            let mut out = [0.0; SEGMENT];
-            self.backend.scales_into(base, slice(bytes, at, head.count), &mut out);
-            out
+            self.backend.scales_into(base, slice(record, at, head.count), out);
         };
-        let segment = Segment {
-            start: head.start,
-            n: head.count,
-            key_scales: scales(key),
-            value_scales: scales(value),
+        scales(key, &mut work.key_scales);
+        scales(value, &mut work.value_scales);
+        let part = |place: &HeadPlace<'_>, layout| {
+            let ids = Self::id_bytes(record, place.plan);
+            Part { row: place.row, layout, rows: self.rows(place.plan, layout, place.block, ids, head.count) }
         };
-        let layouts = (
-            self.plan.layout(crate::Side::Key, head.key_tier),
-            self.plan.layout(crate::Side::Value, head.value_tier),
-        );
-        let center = layouts.0.is_centered().then(|| {
+        let key_part = part(key, self.plan.layout(Side::Key, head.key_tier));
+        let center = key_part.layout.is_centered().then(|| {
             let full = plane_row_bytes(4, key.plan.heads_per_block * key.plan.head_dim);
             let row_bytes = plane_row_bytes(4, key.row.block_values);
-            let rows = slice(bytes, key.plan.center_rows + key.block * full, row_bytes);
-            let run = one_plane(rows, 1);
-            self.backend.score_keys(Layout::S4, &[run], key.row, &tile.queries, &mut tile.center_scores);
-            let exponent = get_i16(bytes, key.plan.center_exponents + 2 * key.block);
-            if exponent == ZERO { 0.0 } else { exp2_8(i32::from(exponent)) }
+            let row = slice(record, key.plan.center_rows + key.block * full, row_bytes);
+            let exponent = get_i16(record, key.plan.center_exponents + 2 * key.block);
+            let scale = if exponent == ZERO { 0.0 } else { exp2_8(i32::from(exponent)) };
+            (Rows::one_plane(row, Layout::S4, key.row.block_values, 1), scale)
         });
-        self.score(key, layouts.0, &self.ids(span, key.plan), head.count, tile);
-        let value_ids = self.ids(span, value.plan);
-        self.fold_segment(&segment, layouts.1, center, tile, out, |tile| {
-            self.accumulate(value, layouts.1, &value_ids, head.count, tile);
-        });
-    }
-
-    /// Integer scores of `n` tokens whose rows lie in units.
-    fn score(&self, place: &HeadPlace<'_>, layout: Layout, ids: &UnitIds, n: usize, tile: &mut Tile) {
-        self.for_runs(place, layout, ids, n, |runs| {
-            self.backend.score_keys(layout, runs, place.row, &tile.queries, &mut tile.scores);
-        });
-    }
-
-    /// Integer sums of `n` tokens whose rows lie in units.
-    fn accumulate(&self, place: &HeadPlace<'_>, layout: Layout, ids: &UnitIds, n: usize, tile: &mut Tile) {
-        self.for_runs(place, layout, ids, n, |runs| {
-            let (n_queries, weights) = (tile.queries.n, &tile.weights);
-            self.backend.accumulate_values(layout, runs, place.row, n_queries, weights, &mut tile.sums);
-        });
-    }
-
-    /// Hands over the runs of the first `n` tokens of a span or a part of the recent window, a few at a time.
-    fn for_runs(
-        &self,
-        place: &HeadPlace<'_>,
-        layout: Layout,
-        ids: &UnitIds,
-        n: usize,
-        mut use_runs: impl FnMut(&[Run<'_>]),
-    ) {
-        let step = super::demote::run_tokens(place.plan, layout).max(1);
-        let mut t = 0;
-        while t < n {
-            let mut runs = [Run::default(); 4];
-            let mut n_runs = 0;
-            for slot in &mut runs {
-                if t < n {
-                    self.fill_run(place.plan, layout, place.block, ids, t, slot);
-                    slot.n = (n - t).min(step);
-                    t += step;
-                    n_runs += 1;
-                }
-            }
-            use_runs(runs.get(..n_runs).unwrap_or(&[]));
+        Segment {
+            start: head.start,
+            n: head.count,
+            key: key_part,
+            value: part(value, self.plan.layout(Side::Value, head.value_tier)),
+            center,
+            next: Some((head.next, *key)),
         }
     }
 
-    /// Folds a scored segment into the running softmax of each row and adds its values.
-    fn fold_segment(
+    /// Asks for a span's keys before they are needed: units lie scattered, which no CPU foresees.
+    fn prefetch_keys(&self, span: u32, key: &HeadPlace<'_>) {
+        if span == NONE {
+            return;
+        }
+        let bytes = self.record(span);
+        let head = SpanHead::read(bytes);
+        let layout = self.plan.layout(Side::Key, head.key_tier);
+        let ids = Self::id_bytes(bytes, key.plan);
+        self.backend.prefetch(&self.rows(key.plan, layout, key.block, ids, head.count));
+    }
+
+    /// Scores a segment, folds it into the running softmax of each row that sees it and adds its values.
+    fn attend_segment(
         &self,
-        segment: &Segment,
-        value_layout: Layout,
-        center_scale: Option<f32>,
-        tile: &mut Tile,
+        mut segment: Segment<'_>,
+        work: &mut SegmentWork,
+        tiles: &mut [Tile],
         out: &mut [f32],
-        accumulate: impl FnOnce(&mut Tile),
     ) {
+        self.backend.prefetch(&segment.value.rows);
+        work.forget_levels();
+        let value_dim = self.plan.shape.value_head_dim;
+        let mut rest = out;
+        for tile in tiles {
+            let n = tile.queries.n;
+            let Some((rows, tail)) = rest.split_at_mut_checked(n * value_dim) else { return };
+            rest = tail;
+            if !tile.sees(segment.start, segment.n) {
+                continue;
+            }
+            if let Some((row, _)) = &segment.center {
+                let head = segment.key.row;
+                let (levels, scores) = (&mut work.center_levels, &mut work.center_scores);
+                self.backend.score_keys(Layout::S4, row, head, &tile.queries, levels, scores);
+            }
+            let Part { row, layout, rows: keys } = &segment.key;
+            self.backend.score_keys(
+                *layout,
+                keys,
+                *row,
+                &tile.queries,
+                &mut work.key_levels,
+                &mut work.scores,
+            );
+            if let Some((next, key)) = segment.next.take() {
+                self.prefetch_keys(next, &key);
+            }
+            let scales = self.fold(&segment, work, tile);
+            for sums in work.sums.iter_mut().take(n) {
+                sums.get_mut(..value_dim).unwrap_or(&mut []).fill(0);
+            }
+            let Part { row, layout, rows: values } = &segment.value;
+            let weights = (n, &work.weights);
+            self.backend.accumulate_values(
+                *layout,
+                values,
+                *row,
+                weights,
+                &mut work.value_levels,
+                &mut work.sums,
+            );
+            let mut rest = rows;
+            for (sums, (rescale, scale)) in work.sums.iter().zip(scales).take(n) {
+                let Some((row, tail)) = rest.split_at_mut_checked(value_dim) else { return };
+                self.backend.add_scaled(row, rescale, sums, scale);
+                rest = tail;
+            }
+        }
+    }
+
+    /// Scores to integer weights; returns, per row, the factor for what was summed before and the value of one
+    /// unit of weight.
+    fn fold(&self, segment: &Segment<'_>, work: &mut SegmentWork, tile: &mut Tile) -> [(f32, f32); TILE] {
         // 8-bit values deserve 15-bit weights; coarser ones are well served by 7 bits (docs/NUMERICS.md).
-        let max_weight = if value_layout == Layout::Q8 { 32_767.0 } else { 127.0 };
+        let max_weight = if segment.value.layout == Layout::Q8 { 32_767.0 } else { 127.0 };
+        let query_unit = if segment.key.layout == Layout::Q8 { WIDE_QUERY_UNIT } else { 1.0 };
         let mut scales = [(1.0f32, 0.0f32); TILE];
-        let rows = tile.states.iter_mut().zip(&mut tile.weights).zip(&mut scales).take(tile.queries.n);
-        for (i, ((state, weights), scale)) in rows.enumerate() {
-            let (Some(scores), Some(&factor)) = (tile.scores.get(i), tile.factors.get(i)) else { return };
-            let center = tile.center_scores.get(i).and_then(|s| s.first()).copied().unwrap_or(0);
-            let from = tile.from.get(i).map_or(0, |f| f.saturating_sub(segment.start));
-            let to = tile.to.get(i).map_or(0, |t| t.saturating_sub(segment.start)).min(segment.n);
+        let rows = work.scores.iter().zip(&work.center_scores).zip(&mut work.weights).zip(&mut scales);
+        for (line, (((scores, center_scores), weights), scale)) in
+            tile.lines.iter_mut().take(tile.queries.n).zip(rows)
+        {
+            let center = center_scores.first().copied().unwrap_or(0) as f32;
             let fold = Fold {
                 n: segment.n,
                 scores,
-                key_scales: &segment.key_scales,
-                value_scales: &segment.value_scales,
-                factor,
-                bias: center_scale.map_or(0.0, |scale| center as f32 * scale * factor),
-                from,
-                to,
+                key_scales: &work.key_scales,
+                value_scales: &work.value_scales,
+                factor: line.factor * query_unit,
+                bias: segment.center.map_or(0.0, |(_, scale)| center * scale * line.factor),
+                from: line.from.saturating_sub(segment.start),
+                to: line.to.saturating_sub(segment.start).min(segment.n),
                 max_weight,
             };
-            *scale = self.backend.fold(&fold, state, weights);
+            *scale = self.backend.fold(&fold, &mut line.state, weights);
         }
-        let value_dim = self.plan.shape.value_head_dim;
-        for sums in tile.sums.iter_mut().take(tile.queries.n) {
-            sums.get_mut(..value_dim).unwrap_or(&mut []).fill(0);
-        }
-        accumulate(tile);
-        let mut rest = out;
-        for (sums, (rescale, scale)) in tile.sums.iter().zip(scales).take(tile.queries.n) {
-            let Some((row, tail)) = rest.split_at_mut_checked(value_dim) else { return };
-            self.backend.add_scaled(row, rescale, sums, scale);
-            rest = tail;
-        }
+        scales
     }
 }
 
-impl Tile {
-    const fn new() -> Self {
-        Self {
-            queries: Queries { rows: [[0; MAX_HEAD_DIM]; TILE], n: 0 },
-            factors: [0.0; TILE],
-            states: [FoldState::EMPTY; TILE],
-            from: [0; TILE],
-            to: [0; TILE],
-            scores: [[0; SEGMENT]; TILE],
-            center_scores: [[0; SEGMENT]; TILE],
-            weights: [[0; SEGMENT]; TILE],
-            sums: [[0; MAX_HEAD_DIM]; TILE],
-        }
-    }
+/// A stretch of tokens with one layout per side.
+struct Segment<'a> {
+    /// Position of the first token.
+    start: usize,
+    /// Tokens, at most [`SEGMENT`].
+    n: usize,
+    key: Part<'a>,
+    value: Part<'a>,
+    /// The center of the keys and its scale.
+    center: Option<(Rows<'a>, f32)>,
+    /// The span after it, whose keys are to be fetched meanwhile.
+    next: Option<(u32, HeadPlace<'a>)>,
+}
 
-    /// Whether any row sees some of the `n` tokens from `start` on.
-    fn sees(&self, start: usize, n: usize) -> bool {
-        let ranges = self.from.iter().zip(&self.to).take(self.queries.n);
-        ranges.into_iter().any(|(&from, &to)| from < start + n && to > start)
-    }
+/// One side of a segment.
+struct Part<'a> {
+    row: HeadRow,
+    layout: Layout,
+    rows: Rows<'a>,
+}
+
+/// What is attended: a layer's head.
+struct Place<'a> {
+    layer: usize,
+    state: LayerState,
+    key: HeadPlace<'a>,
+    value: HeadPlace<'a>,
 }
 
 /// A head's block on one side.
+#[derive(Clone, Copy)]
 struct HeadPlace<'a> {
     plan: &'a SidePlan,
     block: usize,
@@ -444,34 +449,17 @@ impl<'a> HeadPlace<'a> {
     }
 }
 
-fn one_plane(rows: &[u8], n: usize) -> Run<'_> {
-    let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
-    planes[0] = rows;
-    Run { planes, n, first: 0 }
-}
-
 /// Scales of `n` tokens whose exponents lie in a table `(tokens, n_blocks)`.
-fn precise_scales(
+fn precise_scales_into(
     bytes: &[u8],
     place: &HeadPlace<'_>,
     table: usize,
     first: usize,
+    out: &mut [f32; SEGMENT],
     n: usize,
-) -> [f32; SEGMENT] {
-    let mut out = [0.0; SEGMENT];
+) {
     for (t, scale) in out.iter_mut().enumerate().take(n) {
         let e = get_i16(bytes, table + 2 * ((first + t) * place.plan.n_blocks + place.block));
         *scale = if e == ZERO { 0.0 } else { exp2_8(i32::from(e)) };
     }
-    out
-}
-
-/// The unit ids of the recent window from slot `first` on.
-fn hot_ids(bytes: &[u8], plan: &SidePlan, first: usize) -> UnitIds {
-    let mut ids = [NONE; MAX_SPAN_UNITS];
-    let (skip, _) = plan.split_token(8, first);
-    for (i, id) in ids.iter_mut().enumerate() {
-        *id = get_u32(bytes, plan.hot_ids + 4 * (skip + i));
-    }
-    ids
 }

@@ -7,11 +7,10 @@ use super::Cache;
 use super::layer::{LayerState, SpanHead};
 use super::pack::{Source, UnitIds};
 use super::plan::{MAX_SPAN, SidePlan};
-use super::storage::{NONE, Storage};
-use crate::block::{Layout, Run, levels_into};
+use super::storage::{self, NONE, Storage};
+use crate::block::{Layout, Rows, levels_into};
 use crate::bytes::{get_i16, slice};
 use crate::error::{Error, Side};
-use crate::pack::plane_row_bytes;
 use crate::policy::{MAX_TIERS, Tier};
 use crate::quantize::precise::ZERO;
 use crate::quantize::row::MAX_ROW;
@@ -71,7 +70,7 @@ impl<S: Storage> Cache<S> {
                 let source = Source { ids: &source, exponents: &exponents };
                 self.pack_block(side, new, block, &source, span, &target);
             } else {
-                self.encode_block_again((span, &plan, block), (old, &source), (new, &target));
+                self.encode_block_again((span, &plan, block), old, (new, &target));
             }
         }
         self.give_units(&source);
@@ -84,10 +83,11 @@ impl<S: Storage> Cache<S> {
         Ok(())
     }
 
+    /// Encodes one block of a span again; the record still names the units of the old layout.
     fn encode_block_again(
         &mut self,
         (span, plan, block): (u32, &SidePlan, usize),
-        (old, source): (Layout, &UnitIds),
+        old: Layout,
         (new, target): (Layout, &UnitIds),
     ) {
         let n_values = plan.block_values(block);
@@ -97,8 +97,9 @@ impl<S: Storage> Cache<S> {
         let levels = levels.get_mut(..n_values).unwrap_or(&mut []);
         let codes = codes.get_mut(..n_values).unwrap_or(&mut []);
         for t in 0..self.plan.span_len {
-            let (run, token) = self.run_at(plan, old, block, source, t);
-            levels_into(old, &run, token, levels);
+            let ids = Self::id_bytes(self.record(span), plan);
+            let row = self.rows(plan, old, block, ids, self.plan.span_len).row(t);
+            levels_into(old, &row, 0, levels);
             let byte = self.scale_byte_at(span, plan, block, t);
             let byte = match (block_exponent(base, byte), encode_again(self.backend, new, levels, codes)) {
                 (Some(e), Some(change)) => scale_byte(base, e + change),
@@ -109,46 +110,25 @@ impl<S: Storage> Cache<S> {
         }
     }
 
-    /// The run of rows that begins at token `t` (rounded down to where every plane's unit begins) and the
-    /// token's place in it.
-    fn run_at(
-        &self,
-        plan: &SidePlan,
-        layout: Layout,
-        block: usize,
-        ids: &UnitIds,
-        t: usize,
-    ) -> (Run<'_>, usize) {
-        let first = t & !(run_tokens(plan, layout) - 1);
-        let mut run = Run::default();
-        self.fill_run(plan, layout, block, ids, first, &mut run);
-        (run, t - first)
-    }
-
-    /// Fills in the run of rows that begins at token `first`, where every plane's unit or run begins.
+    /// The rows of the first `n` tokens of a span or a part of the recent window, whose units are `ids`.
     #[inline]
-    pub(super) fn fill_run<'a>(
+    pub(super) fn rows<'a>(
         &'a self,
         plan: &SidePlan,
         layout: Layout,
         block: usize,
-        ids: &UnitIds,
-        first: usize,
-        run: &mut Run<'a>,
-    ) {
-        let n_values = plan.block_values(block);
-        let run_len = run_tokens(plan, layout);
-        let mut first_unit = 0;
-        for (&width, rows) in layout.planes().iter().zip(&mut run.planes) {
-            let (unit, place) = plan.split_token(width, first);
-            let id = ids.get(first_unit + unit).copied().unwrap_or(NONE);
-            let row_bytes = plane_row_bytes(width, n_values);
-            let offset = plan.block_offset(width, block) + place * row_bytes;
-            let unit = super::storage::unit(&self.plan, self.storage.bytes(), id);
-            *rows = slice(unit, offset, run_len * row_bytes);
-            first_unit += plan.plane_units(width, self.plan.span_len);
-        }
-        (run.n, run.first) = (run_len, first);
+        ids: &'a [u8],
+        n: usize,
+    ) -> Rows<'a> {
+        let units = storage::units(&self.plan, self.storage.bytes());
+        let planes = plan.planes(layout, block, self.plan.span_len);
+        Rows::in_units(units, self.plan.unit_bytes, ids, planes, n)
+    }
+
+    /// The ids of one side's units in a span record.
+    #[inline]
+    pub(super) fn id_bytes<'a>(record: &'a [u8], plan: &SidePlan) -> &'a [u8] {
+        slice(record, plan.ids, 4 * plan.max_units)
     }
 
     /// Moves the cursors that point to `span` past every span that has reached their tier.
@@ -207,9 +187,4 @@ impl<S: Storage> Cache<S> {
             at = head.next;
         }
     }
-}
-
-/// Tokens of a layout whose rows are neighbours in every plane: a power of two.
-pub(super) fn run_tokens(plan: &SidePlan, layout: Layout) -> usize {
-    layout.planes().iter().map(|&width| plan.tokens_per_unit(width)).min().unwrap_or(1)
 }

@@ -8,6 +8,7 @@ mod pack;
 mod plan;
 mod report;
 mod storage;
+mod tile;
 mod trim;
 
 pub use plan::{COMPRESSION_FROM_TOKENS, capacity_tokens, minimum_bytes};

@@ -9,7 +9,7 @@
 //! window and free space are all made of units, so that a demoted span gives back whole units and nothing
 //! ever has to be moved. A *span record* holds what a span keeps whatever its tier: which units, scales, centers.
 
-use crate::block::Layout;
+use crate::block::{Layout, MAX_PLANES, PlanePlace};
 use crate::error::{Error, Side};
 use crate::pack::plane_row_bytes;
 use crate::policy::{Budget, MAX_TIERS, Policy};
@@ -122,6 +122,24 @@ impl SidePlan {
     /// Where the rows of `block` begin within a unit.
     pub const fn block_offset(&self, width: u8, block: usize) -> usize {
         block * self.tokens_per_unit(width) * plane_row_bytes(width, self.heads_per_block * self.head_dim)
+    }
+
+    /// Where the planes of `layout` lie, for `block`, and how many there are.
+    #[inline]
+    pub fn planes(&self, layout: Layout, block: usize, span_len: usize) -> ([PlanePlace; MAX_PLANES], usize) {
+        let n_values = self.block_values(block);
+        let mut planes = [PlanePlace::default(); MAX_PLANES];
+        let mut first_unit = 0;
+        for (&width, place) in layout.planes().iter().zip(&mut planes) {
+            *place = PlanePlace {
+                first_unit,
+                offset: self.block_offset(width, block),
+                row_bytes: plane_row_bytes(width, n_values),
+                tokens_log2: self.tokens_log2[width_index(width) & 3],
+            };
+            first_unit += self.plane_units(width, span_len);
+        }
+        (planes, layout.planes().len())
     }
 
     /// Units that a span takes in `layout`.

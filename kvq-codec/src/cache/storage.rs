@@ -145,6 +145,11 @@ pub(crate) fn unit_mut<'a>(plan: &Plan, bytes: &'a mut [u8], id: u32) -> &'a mut
     slice_mut(bytes, unit_offset(plan, id), plan.unit_bytes)
 }
 
+/// All units.
+pub(crate) fn units<'a>(plan: &Plan, bytes: &'a [u8]) -> &'a [u8] {
+    bytes.get(plan.fixed_bytes()..).unwrap_or(&[])
+}
+
 /// Where record `id` begins.
 pub(crate) fn record_offset(plan: &Plan, len: usize, id: u32) -> usize {
     len.wrapping_sub((id as usize).wrapping_add(1).wrapping_mul(plan.record_bytes))

@@ -5,13 +5,17 @@
 //! instructions exist on this machine, so its methods are safe.
 
 mod fold;
+mod levels;
+mod query;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 pub(crate) use fold::{Fold, FoldState};
+pub(crate) use levels::Levels;
+pub(crate) use query::{Queries, WIDE_QUERY_UNIT};
 
-use crate::block::{Layout, Run};
+use crate::block::{Layout, Rows};
 use crate::rotate::Rotation;
 use crate::shape::MAX_HEAD_DIM;
 
@@ -20,14 +24,6 @@ pub(crate) const TILE: usize = if cfg!(target_pointer_width = "64") { 4 } else {
 
 /// Tokens scored and summed at a time.
 pub(crate) const SEGMENT: usize = 64;
-
-/// Rotated queries as 8-bit integers.
-pub(crate) struct Queries {
-    /// Codes of each row.
-    pub rows: [[i8; MAX_HEAD_DIM]; TILE],
-    /// Rows in use.
-    pub n: usize,
-}
 
 /// Integer scores of a segment, one row per query.
 pub(crate) type Scores = [[i32; SEGMENT]; TILE];
@@ -141,18 +137,49 @@ impl Backend {
         dispatch!(self, scales_into(base, bytes, out));
     }
 
-    /// Integer dot products: `scores[q][run.first + t] = Σ level(t) · query(q)` over one head,
-    /// for every token `t` of every run.
+    /// Has the rows fetched into the nearest cache, where the backend can ask for it.
+    #[inline]
+    pub(crate) fn prefetch(self, rows: &Rows<'_>) {
+        #[cfg(target_arch = "x86_64")]
+        if let Kind::Avx2(avx2) = self.0 {
+            rows.for_each_unit(|bytes| avx2.prefetch(bytes));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = rows;
+    }
+
+    /// As [`prefetch`](Self::prefetch), for bytes in one place.
+    #[inline]
+    pub(crate) fn prefetch_bytes(self, bytes: &[u8]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Kind::Avx2(avx2) = self.0 {
+            avx2.prefetch(bytes);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = bytes;
+    }
+
+    /// Integer dot products: `scores[q][t] = Σ level(t) · query(q)` over one head, for every token `t`.
+    ///
+    /// What lies behind the last token in `scores` is unspecified afterwards.
     #[inline]
     pub(crate) fn score_keys(
         self,
         layout: Layout,
-        runs: &[Run<'_>],
+        rows: &Rows<'_>,
         head: HeadRow,
         queries: &Queries,
+        levels: &mut Levels,
         scores: &mut Scores,
     ) {
-        dispatch!(self, score_keys(layout, runs, head, queries, scores));
+        match self.0 {
+            Kind::Scalar => {
+                let _ = levels;
+                scalar::score_keys(layout, rows, head, queries, scores);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(avx2) => avx2.score_keys(layout, rows, head, queries, levels, scores),
+        }
     }
 
     /// Scores to softmax weights as integers, folded into the running maximum and sum: see [`Fold`].
@@ -166,20 +193,30 @@ impl Backend {
         dispatch!(self, fold(fold, state, weights))
     }
 
-    /// Integer sums: `sums[q][d] += Σ weight(q, run.first + t) · level(t, d)` over one head.
+    /// Integer sums: `sums[q][d] += Σ weight(q, t) · level(t, d)` over one head.
     ///
-    /// Weights are at most 127 except for [`Layout::Q8`], where they are at most 32,767.
+    /// Weights are at most 127 except for [`Layout::Q8`], where they are at most 32,767; up to the next whole
+    /// eight of tokens they are 0.
     #[inline]
     pub(crate) fn accumulate_values(
         self,
         layout: Layout,
-        runs: &[Run<'_>],
+        rows: &Rows<'_>,
         head: HeadRow,
-        n_queries: usize,
-        weights: &Weights,
+        (n_queries, weights): (usize, &Weights),
+        levels: &mut Levels,
         sums: &mut Sums,
     ) {
-        dispatch!(self, accumulate_values(layout, runs, head, n_queries, weights, sums));
+        match self.0 {
+            Kind::Scalar => {
+                let _ = levels;
+                scalar::accumulate_values(layout, rows, head, (n_queries, weights), sums);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(avx2) => {
+                avx2.accumulate_values(layout, rows, head, (n_queries, weights), levels, sums);
+            }
+        }
     }
 
     /// `out[d] = out[d] · rescale + sums[d] · scale`.
@@ -194,7 +231,7 @@ mod tests {
     //! Every backend against the portable code: equal integers, equal codes, floats within a bound.
 
     use super::*;
-    use crate::block::MAX_PLANES;
+    use crate::block::{MAX_PLANES, PlanePlace};
     use crate::pack::plane_row_bytes;
     use std::vec::Vec;
 
@@ -213,7 +250,7 @@ mod tests {
         Backend::available().filter(|b| *b != Backend::SCALAR)
     }
 
-    fn for_each_case(mut case: impl FnMut(Backend, Layout, Run<'_>, HeadRow, usize, &mut Random)) {
+    fn for_each_case(mut case: impl FnMut(Backend, Layout, Rows<'_>, HeadRow, usize, &mut Random)) {
         let mut random = Random(0x1234_5678_9abc_def1);
         for backend in others() {
             for layout in Layout::ALL {
@@ -221,31 +258,14 @@ mod tests {
                     let heads = if head_dim < 32 { 32 / head_dim } else { 1 };
                     let block_values = heads * head_dim;
                     for n in [1usize, 2, 3, 7, 8, 16, 31, 64] {
-                        let mut rows: Vec<Vec<u8>> = Vec::new();
-                        for &width in layout.planes() {
-                            let bytes = n * plane_row_bytes(width, block_values);
-                            // Codes of 8 bits are never -128.
-                            rows.push(
-                                (0..bytes)
-                                    .map(|_| (random.next() % 255) as u8)
-                                    .map(|b| b.max(1) ^ 0x80)
-                                    .collect(),
-                            );
-                        }
-                        let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
-                        for (plane, row) in planes.iter_mut().zip(&rows) {
-                            *plane = row;
-                        }
-                        let head = HeadRow { block_values, offset: (heads - 1) * head_dim, head_dim };
-                        for n_queries in 1..=TILE {
-                            case(
-                                backend,
-                                layout,
-                                Run { planes, n, first: if n <= 32 { 32 } else { 0 } },
-                                head,
-                                n_queries,
-                                &mut random,
-                            );
+                        for tokens_log2 in [0u32, 3, 6] {
+                            let head = HeadRow { block_values, offset: (heads - 1) * head_dim, head_dim };
+                            let (units, ids, planes) = random_units(layout, head, tokens_log2, &mut random);
+                            let unit_bytes = units.len() / (ids.len() / 4);
+                            let rows = Rows::in_units(&units, unit_bytes, &ids, planes, n);
+                            for n_queries in 1..=TILE {
+                                case(backend, layout, rows, head, n_queries, &mut random);
+                            }
                         }
                     }
                 }
@@ -253,33 +273,60 @@ mod tests {
         }
     }
 
+    /// Units of random codes for up to 64 tokens, in descending order.
+    fn random_units(
+        layout: Layout,
+        head: HeadRow,
+        tokens_log2: u32,
+        random: &mut Random,
+    ) -> (Vec<u8>, Vec<u8>, ([PlanePlace; MAX_PLANES], usize)) {
+        let units_of_plane = 64 >> tokens_log2;
+        let mut planes = [PlanePlace::default(); MAX_PLANES];
+        for (p, (&width, place)) in layout.planes().iter().zip(&mut planes).enumerate() {
+            let row_bytes = plane_row_bytes(width, head.block_values);
+            *place = PlanePlace { first_unit: p * units_of_plane, offset: 5, row_bytes, tokens_log2 };
+        }
+        let n_planes = layout.planes().len();
+        let n_units = (n_planes * units_of_plane) as u32;
+        let unit_bytes = 5 + (planes[0].row_bytes << tokens_log2);
+        // Codes of 8 bits are never -128.
+        let code = |random: &mut Random| ((random.next() % 255) as u8).max(1) ^ 0x80;
+        let units = (0..n_units as usize * unit_bytes).map(|_| code(random)).collect();
+        let ids = (0..n_units).rev().flat_map(u32::to_le_bytes).collect();
+        (units, ids, (planes, n_planes))
+    }
+
     #[test]
     fn scores_are_the_same_integers() {
-        for_each_case(|backend, layout, run, head, n, random| {
-            let mut queries = Queries { rows: [[0; MAX_HEAD_DIM]; TILE], n };
-            for code in queries.rows.iter_mut().flatten() {
-                *code = (random.next() % 255) as i16 as i8;
-                *code = (*code).max(-127);
-            }
+        for_each_case(|backend, layout, rows, head, n, random| {
+            let mut queries = Queries { n, ..Queries::EMPTY };
+            queries.rows.iter_mut().flatten().for_each(|c| *c = ((random.next() % 255) as i8).max(-127));
+            let wide = queries.wide_rows.iter_mut().flatten();
+            wide.for_each(|c| *c = (random.next() as i16).max(-32_767));
             let (mut expected, mut got) = ([[7; SEGMENT]; TILE], [[7; SEGMENT]; TILE]);
-            Backend::SCALAR.score_keys(layout, &[run], head, &queries, &mut expected);
-            backend.score_keys(layout, &[run], head, &queries, &mut got);
-            assert_eq!(expected, got, "{} {layout:?} {head:?} n {}", backend.name(), run.n);
+            let mut levels = Levels::new();
+            Backend::SCALAR.score_keys(layout, &rows, head, &queries, &mut levels, &mut expected);
+            backend.score_keys(layout, &rows, head, &queries, &mut levels, &mut got);
+            for (expected, got) in expected.iter().zip(&got) {
+                let n = rows.n;
+                assert_eq!(expected[..n], got[..n], "{} {layout:?} {head:?} n {n}", backend.name());
+            }
         });
     }
 
     #[test]
     fn value_sums_are_the_same_integers() {
-        for_each_case(|backend, layout, run, head, n, random| {
+        for_each_case(|backend, layout, rows, head, n, random| {
             let bound = if layout == Layout::Q8 { 32_768 } else { 128 };
             let mut weights = [[0i16; SEGMENT]; TILE];
-            for weight in weights.iter_mut().flatten() {
+            for weight in weights.iter_mut().flat_map(|w| w.iter_mut().take(rows.n)) {
                 *weight = (random.next() % bound) as i16;
             }
             let (mut expected, mut got) = ([[0; MAX_HEAD_DIM]; TILE], [[0; MAX_HEAD_DIM]; TILE]);
-            Backend::SCALAR.accumulate_values(layout, &[run], head, n, &weights, &mut expected);
-            backend.accumulate_values(layout, &[run], head, n, &weights, &mut got);
-            assert_eq!(expected, got, "{} {layout:?} {head:?} n {}", backend.name(), run.n);
+            let (weights, mut levels) = ((n, &weights), Levels::new());
+            Backend::SCALAR.accumulate_values(layout, &rows, head, weights, &mut levels, &mut expected);
+            backend.accumulate_values(layout, &rows, head, weights, &mut levels, &mut got);
+            assert_eq!(expected, got, "{} {layout:?} {head:?} n {}", backend.name(), rows.n);
         });
     }
 

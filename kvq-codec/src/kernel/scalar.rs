@@ -1,7 +1,7 @@
 //! Portable kernels: what every other backend is tested against.
 
 use super::{Fold, FoldState, HeadRow, Queries, SEGMENT, Scores, Sums, Weights};
-use crate::block::{Layout, Run, levels_into};
+use crate::block::{Layout, Rows, Run, levels_into};
 use crate::math::exp2_8;
 use crate::quantize::row::MAX_ROW;
 use crate::quantize::span::block_exponent;
@@ -52,48 +52,60 @@ pub(super) fn head_levels<'a>(
     values.get(head.offset..).and_then(|v| v.get(..head.head_dim)).unwrap_or(&[])
 }
 
-/// Every token of every run.
-fn tokens<'r, 'a>(runs: &'r [Run<'a>]) -> impl Iterator<Item = (&'r Run<'a>, usize)> {
-    runs.iter().flat_map(|run| (0..run.n).map(move |token| (run, token)))
+/// Calls `f` with every token of a head and its levels.
+fn for_each_token(layout: Layout, rows: &Rows<'_>, head: HeadRow, mut f: impl FnMut(usize, &[i8])) {
+    let mut row = [0i8; MAX_ROW];
+    let mut first = 0;
+    while first < rows.n {
+        let run = rows.run(first);
+        for token in 0..run.n {
+            f(first + token, head_levels(layout, &run, token, head, &mut row));
+        }
+        first += run.n;
+    }
+}
+
+fn dot<Q: Copy + Into<i32>>(levels: &[i8], query: Option<&[Q; MAX_HEAD_DIM]>) -> i32 {
+    let query = query.map_or(&[][..], |q| q);
+    levels.iter().zip(query).map(|(&l, &q)| i32::from(l) * q.into()).sum()
 }
 
 pub(super) fn score_keys(
     layout: Layout,
-    runs: &[Run<'_>],
+    rows: &Rows<'_>,
     head: HeadRow,
     queries: &Queries,
     scores: &mut Scores,
 ) {
-    let mut row = [0i8; MAX_ROW];
-    for (run, token) in tokens(runs) {
-        let levels = head_levels(layout, run, token, head, &mut row);
-        for (query, scores) in queries.rows.iter().zip(scores.iter_mut()).take(queries.n) {
-            let dot = levels.iter().zip(query).map(|(&l, &q)| i32::from(l) * i32::from(q)).sum();
-            if let Some(score) = scores.get_mut(run.first + token) {
+    for_each_token(layout, rows, head, |token, levels| {
+        for (i, scores) in scores.iter_mut().enumerate().take(queries.n) {
+            let dot = if layout == Layout::Q8 {
+                dot(levels, queries.wide_rows.get(i))
+            } else {
+                dot(levels, queries.rows.get(i))
+            };
+            if let Some(score) = scores.get_mut(token) {
                 *score = dot;
             }
         }
-    }
+    });
 }
 
 pub(super) fn accumulate_values(
     layout: Layout,
-    runs: &[Run<'_>],
+    rows: &Rows<'_>,
     head: HeadRow,
-    n_queries: usize,
-    weights: &Weights,
+    (n_queries, weights): (usize, &Weights),
     sums: &mut Sums,
 ) {
-    let mut row = [0i8; MAX_ROW];
-    for (run, token) in tokens(runs) {
-        let levels = head_levels(layout, run, token, head, &mut row);
+    for_each_token(layout, rows, head, |token, levels| {
         for (weights, sums) in weights.iter().zip(sums.iter_mut()).take(n_queries) {
-            let weight = weights.get(run.first + token).map_or(0, |&w| i32::from(w));
+            let weight = weights.get(token).map_or(0, |&w| i32::from(w));
             for (sum, &level) in sums.iter_mut().zip(levels) {
                 *sum += weight * i32::from(level);
             }
         }
-    }
+    });
 }
 
 pub(super) fn add_scaled(out: &mut [f32], rescale: f32, sums: &[i32; MAX_HEAD_DIM], scale: f32) {

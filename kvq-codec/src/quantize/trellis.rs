@@ -40,14 +40,32 @@ const fn labels() -> [u8; 16] {
     out
 }
 
-/// The search for the cheapest codes of a row at one scale; the part that backends replace.
+/// The search for the cheapest codes of a row at two scales; the part that backends replace.
 ///
-/// `row` in sixteenths of a codeword unit; writes codes (`upper | u << (R - 1)`) and returns the squared error.
+/// `rows` are the row at either scale, in sixteenths of a codeword unit, and `weights` what a unit of squared
+/// error costs there. Writes the codes of the cheaper scale (`upper | u << (R - 1)`) and returns which it is.
 pub(crate) trait Search {
-    fn search(&self, codewords: &[i8], code_bits: usize, row: &[i16], codes: &mut [u8]) -> i32;
+    fn search(
+        &self,
+        codewords: &[i8],
+        code_bits: usize,
+        rows: [&[i16]; 2],
+        weights: [u64; 2],
+        codes: &mut [u8],
+    ) -> usize;
+}
+
+/// Which of two squared errors costs less.
+#[inline(always)]
+pub(crate) fn cheaper(errors: [i32; 2], weights: [u64; 2]) -> usize {
+    let cost = |error: i32, weight: u64| error.max(0) as u64 * weight;
+    usize::from(cost(errors[1], weights[1]) < cost(errors[0], weights[0]))
 }
 
 /// Encodes `row` as [`encode_scalar`](super::row::encode_scalar) does, with trellis codes.
+///
+/// The likely scale and the next larger one are tried: a third try would lower the squared error by 1.2 %, on
+/// Gaussian rows of 64 values, and the likely scale alone would raise it by 1.5 to 3 %.
 #[inline(always)]
 pub(crate) fn encode_trellis(
     layout: Layout,
@@ -65,28 +83,16 @@ pub(crate) fn encode_trellis(
         (log2_q8(energy) - log2_q8(row.len() as u64)) / 2 - codebook::log2_sigma_trellis_q8(code_bits);
     let guess = ((8 * log_sigma + 128) >> 8).max(MIN_SCALE + SEARCH);
     let likely = likely_scale(code_bits, row, guess);
-    let mut best = (u64::MAX, likely);
-    let mut y = [0i16; MAX_HEAD_DIM];
-    let y = y.get_mut(..row.len()).unwrap_or(&mut []);
-    let mut trial = [0u8; MAX_HEAD_DIM];
-    let trial = trial.get_mut(..row.len()).unwrap_or(&mut []);
-    // At 4 bits the overload decides and a larger scale may still win; below, it never paid in tests.
-    let last = if code_bits == 4 { likely + 1 } else { likely };
-    for f in likely - 1..=last {
-        let inverse = inverse_scale(f.max(MIN_SCALE));
-        for (y, &r) in y.iter_mut().zip(row) {
+    let mut scaled = [[0i16; MAX_HEAD_DIM]; 2];
+    for (k, scaled) in scaled.iter_mut().enumerate() {
+        let inverse = inverse_scale(likely + k as i32);
+        for (y, &r) in scaled.iter_mut().zip(row) {
             *y = quotient(r, inverse);
         }
-        let error = search.search(codewords, code_bits, y, trial);
-        let weighted = error.max(0) as u64 * squared_scale_q12(f - likely);
-        if weighted < best.0 {
-            best = (weighted, f.max(MIN_SCALE));
-            for (code, &t) in codes.iter_mut().zip(&*trial) {
-                *code = t;
-            }
-        }
     }
-    Some(best.1)
+    let rows = scaled.each_ref().map(|y| y.get(..row.len()).unwrap_or(&[]));
+    let weights = [squared_scale_q12(0), squared_scale_q12(1)];
+    Some(likely + search.search(codewords, code_bits, rows, weights, codes) as i32)
 }
 
 /// Candidate scales on either side of the guess.
@@ -158,9 +164,33 @@ fn nearest_of_label(codewords: &[i8], label: usize, y: i16) -> (u8, i32) {
 pub(crate) struct ScalarSearch;
 
 impl Search for ScalarSearch {
-    fn search(&self, codewords: &[i8], code_bits: usize, row: &[i16], codes: &mut [u8]) -> i32 {
+    fn search(
+        &self,
+        codewords: &[i8],
+        code_bits: usize,
+        rows: [&[i16]; 2],
+        weights: [u64; 2],
+        codes: &mut [u8],
+    ) -> usize {
+        let mut best = (0, 0);
+        for (which, row) in rows.into_iter().enumerate() {
+            let mut choices = [0u8; MAX_HEAD_DIM];
+            let (entry, error) = Self::walk(codewords, row, &mut choices);
+            if which == 0 || cheaper([best.1, error], weights) == 1 {
+                best = (which, error);
+                trace(entry, &choices, codes, code_bits, |i, label| {
+                    nearest_of_label(codewords, label, row.get(i).copied().unwrap_or(0)).0
+                });
+            }
+        }
+        best.0
+    }
+}
+
+impl ScalarSearch {
+    /// Both passes: the state before position 0 and after the last, and the squared error.
+    fn walk(codewords: &[i8], row: &[i16], choices: &mut [u8; MAX_HEAD_DIM]) -> (usize, i32) {
         let n = row.len();
-        let mut choices = [0u8; MAX_HEAD_DIM];
         let costs = |i: usize| {
             let y = row.get(i).copied().unwrap_or(0);
             [0, 1, 2, 3].map(|label| nearest_of_label(codewords, label, y).1)
@@ -170,7 +200,7 @@ impl Search for ScalarSearch {
         for i in (n - lead..n).chain(0..lead) {
             step(&mut metrics, &costs(i), choices.get_mut(i));
         }
-        let entry = entry_state(&metrics, &choices, lead);
+        let entry = entry_state(&metrics, choices, lead);
         let mut metrics = [UNREACHED; STATES];
         if let Some(start) = metrics.get_mut(entry) {
             *start = 0;
@@ -178,10 +208,7 @@ impl Search for ScalarSearch {
         for i in 0..n {
             step(&mut metrics, &costs(i), choices.get_mut(i));
         }
-        trace(entry, &choices, codes, code_bits, |i, label| {
-            nearest_of_label(codewords, label, row.get(i).copied().unwrap_or(0)).0
-        });
-        metrics.get(entry).copied().unwrap_or(UNREACHED)
+        (entry, metrics.get(entry).copied().unwrap_or(UNREACHED))
     }
 }
 
@@ -242,7 +269,7 @@ pub(crate) fn trace(
     for (i, (code, &choice)) in codes.iter_mut().zip(choices.iter().take(n)).enumerate().rev() {
         let from = previous(state, choice);
         let u = state & 1;
-        let label = LABELS.get((from << 1 | u) & 15).map_or(0, |&l| usize::from(l));
+        let label = usize::from(LABELS[(from << 1 | u) & 15]);
         *code = upper(i, label) | (u as u8) << (code_bits - 1);
         state = from;
     }
@@ -274,7 +301,10 @@ mod tests {
                 })
                 .collect();
             let mut codes = [0u8; 64];
-            let error = ScalarSearch.search(layout.codewords(), layout.code_bits(), &row, &mut codes);
+            let rows = [&row[..]; 2];
+            let which = ScalarSearch.search(layout.codewords(), layout.code_bits(), rows, [1, 1], &mut codes);
+            assert_eq!(which, 0, "equal costs: the first");
+            let error = ScalarSearch::walk(layout.codewords(), &row, &mut [0; MAX_HEAD_DIM]).1;
             let cost = |codes: &[u8]| {
                 let mut total = 0i64;
                 for_each_level(layout.codewords(), layout.code_bits(), codes, |i, level| {

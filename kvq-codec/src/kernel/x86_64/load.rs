@@ -2,22 +2,52 @@
 
 use core::arch::x86_64::*;
 
-/// 32 bytes from `at`; zeros where they do not exist.
+/// Asks for the cache lines of `bytes`.
+#[inline]
+pub(super) fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64).chain(bytes.rchunks(1).take(1)) {
+        // SAFETY: a prefetch reads nothing; every x86-64 CPU has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+}
+
+/// The `i`-th 32 bytes; zeros where they do not exist.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load32(bytes: &[u8], at: usize) -> __m256i {
-    match bytes.get(at..).and_then(|b| b.first_chunk::<32>()) {
+pub(super) fn load32(bytes: &[u8], i: usize) -> __m256i {
+    match bytes.as_chunks::<32>().0.get(i) {
         // SAFETY: the chunk is 32 readable bytes, and the load needs no alignment.
         Some(chunk) => unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
         None => _mm256_setzero_si256(),
     }
 }
 
-/// 16 bytes from `at`, in both lanes; zeros where they do not exist.
+/// The `i`-th 32 bytes; zeros from where they end.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load16_twice(bytes: &[u8], at: usize) -> __m256i {
-    match bytes.get(at..).and_then(|b| b.first_chunk::<16>()) {
+pub(super) fn load32_padded(bytes: &[u8], i: usize) -> __m256i {
+    let (chunks, rest) = bytes.as_chunks::<32>();
+    match chunks.get(i) {
+        Some(chunk) => load_vector(chunk),
+        None => load_rest(rest),
+    }
+}
+
+#[cold]
+#[target_feature(enable = "avx2")]
+fn load_rest(rest: &[u8]) -> __m256i {
+    let mut padded = [0; 32];
+    for (to, from) in padded.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    load_vector(&padded)
+}
+
+/// The `i`-th 16 bytes, in both lanes; zeros where they do not exist.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load16_twice(bytes: &[u8], i: usize) -> __m256i {
+    match bytes.as_chunks::<16>().0.get(i) {
         Some(chunk) => {
             // SAFETY: the chunk is 16 readable bytes, and the load needs no alignment.
             let half = unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) };
@@ -27,11 +57,45 @@ pub(super) fn load16_twice(bytes: &[u8], at: usize) -> __m256i {
     }
 }
 
-/// 32 signed bytes from value `at` of a row.
+/// The `i`-th 8 bytes as a number; 0 where they do not exist.
+#[inline]
+pub(super) fn load_u64(bytes: &[u8], i: usize) -> u64 {
+    bytes.as_chunks().0.get(i).map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+/// The `i`-th 4 bytes as a number; 0 where they do not exist.
+#[inline]
+pub(super) fn load_u32(bytes: &[u8], i: usize) -> u32 {
+    bytes.as_chunks().0.get(i).map_or(0, |b| u32::from_le_bytes(*b))
+}
+
+/// The `i`-th 16 signed bytes as 16-bit values; zeros where they do not exist.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load_query(row: &[i8], at: usize) -> __m256i {
-    match row.get(at..).and_then(|r| r.first_chunk::<32>()) {
+pub(super) fn load8_as_16(bytes: &[u8], i: usize) -> __m256i {
+    match bytes.as_chunks::<16>().0.get(i) {
+        // SAFETY: the chunk is 16 readable bytes, and the load needs no alignment.
+        Some(chunk) => _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }),
+        None => _mm256_setzero_si256(),
+    }
+}
+
+/// The `i`-th 32 values of a query.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_query(row: &[i8], i: usize) -> __m256i {
+    match row.as_chunks::<32>().0.get(i) {
+        // SAFETY: the chunk is 32 readable bytes, and the load needs no alignment.
+        Some(chunk) => unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
+        None => _mm256_setzero_si256(),
+    }
+}
+
+/// The `i`-th 16 values of a 16-bit query.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_wide_query(row: &[i16], i: usize) -> __m256i {
+    match row.as_chunks::<16>().0.get(i) {
         // SAFETY: the chunk is 32 readable bytes, and the load needs no alignment.
         Some(chunk) => unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
         None => _mm256_setzero_si256(),
@@ -57,6 +121,30 @@ pub(super) fn store_sums(sums: &mut [i32], at: usize, value: __m256i) {
         // SAFETY: the chunk is 32 writable bytes, and the store needs no alignment.
         unsafe { _mm256_storeu_si256(chunk.as_mut_ptr().cast(), value) }
     }
+}
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_vector(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: the array is 32 readable bytes, and the load needs no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// Stores 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_vector(bytes: &mut [u8; 32], value: __m256i) {
+    // SAFETY: the array is 32 writable bytes, and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), value) }
+}
+
+/// Stores four integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_four(out: &mut [i32; 4], value: __m128i) {
+    // SAFETY: the array is 16 writable bytes, and the store needs no alignment.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), value) }
 }
 
 /// Stores eight floats.

@@ -4,26 +4,30 @@
 //! The two kernels that read packed bytes, the softmax between them (`fold`) and the search for trellis codes
 //! (`viterbi`) are written by hand:
 //!
-//! * **score** (`score`): the levels of 32 values come from a byte shuffle (the codebook is one register);
-//!   `|level| × (query with the level's sign)` is an unsigned-by-signed multiply whose pairwise sums cannot
-//!   saturate, since 127 · 127 · 2 < 2^15. Eight rows are reduced together, so that the horizontal sums
-//!   cost three adds per row and query.
-//! * **accumulate** (`accumulate`): four tokens' levels are interleaved byte by byte, so that two
+//! * **unpack** (`unpack`): the levels of 32 values come from a byte shuffle (the codebook is one register).
+//!   A segment's levels go to a few KiB of scratch, which the two kernels read from the nearest cache: with
+//!   levels in registers instead, sums had to leave them, which cost more.
+//! * **score** (`score`): `|query| × (level with the query's sign)` is an unsigned-by-signed multiply whose pairwise sums cannot
+//!   saturate, since 127 · 127 · 2 < 2^15. Four rows are reduced together. 8-bit rows take 16-bit queries.
+//! * **accumulate** (`accumulate`): four tokens' levels lie interleaved byte by byte, so that two
 //!   multiply-adds with the four 7-bit weights give one 32-bit lane per dimension. 8-bit rows take 15-bit
-//!   weights and pairs of tokens.
+//!   weights and pairs of tokens. Few values at a time, so that all sums stay in registers.
 //!
 //! Both share each unpacked row among the queries of a tile. They serve head sizes of 32 and
 //! multiples of 64, with one head per block; others take the portable code.
 
 mod accumulate;
 mod fold;
+mod levels;
 mod load;
 mod score;
 mod unpack;
 mod viterbi;
 
-use super::{Fold, FoldState, HeadRow, Queries, SEGMENT, Scores, Sums, TILE, Weights, scalar};
-use crate::block::{Layout, Run};
+pub(crate) use levels::Levels;
+
+use super::{Fold, FoldState, HeadRow, Queries, SEGMENT, Scores, Sums, Weights, scalar};
+use crate::block::{Layout, Rows};
 use crate::rotate::Rotation;
 use crate::shape::MAX_HEAD_DIM;
 
@@ -101,6 +105,12 @@ impl Avx2 {
         with_avx2!(self, portable::unrotate(rotation, x));
     }
 
+    /// Asks for the cache lines of `bytes`.
+    #[inline]
+    pub fn prefetch(self, bytes: &[u8]) {
+        load::prefetch(bytes);
+    }
+
     pub fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
         with_avx2!(self, unpack::scales_into(base, bytes, out));
     }
@@ -108,15 +118,16 @@ impl Avx2 {
     pub fn score_keys(
         self,
         layout: Layout,
-        runs: &[Run<'_>],
+        rows: &Rows<'_>,
         head: HeadRow,
         queries: &Queries,
+        levels: &mut Levels,
         scores: &mut Scores,
     ) {
-        if !is_fast(head) {
-            return scalar::score_keys(layout, runs, head, queries, scores);
+        if !is_fast(head, rows, if layout == Layout::Q8 { 1 } else { 4 }) {
+            return scalar::score_keys(layout, rows, head, queries, scores);
         }
-        with_avx2!(self, score::score_keys(layout, runs, head.head_dim, queries, scores));
+        with_avx2!(self, score::score_keys(layout, rows, head.head_dim, queries, levels, scores));
     }
 
     pub fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
@@ -126,18 +137,18 @@ impl Avx2 {
     pub fn accumulate_values(
         self,
         layout: Layout,
-        runs: &[Run<'_>],
+        rows: &Rows<'_>,
         head: HeadRow,
-        n_queries: usize,
-        weights: &Weights,
+        (n_queries, weights): (usize, &Weights),
+        levels: &mut Levels,
         sums: &mut Sums,
     ) {
-        if !is_fast(head) {
-            return scalar::accumulate_values(layout, runs, head, n_queries, weights, sums);
+        if !is_fast(head, rows, if layout == Layout::Q8 { 2 } else { 4 }) {
+            return scalar::accumulate_values(layout, rows, head, (n_queries, weights), sums);
         }
         with_avx2!(
             self,
-            accumulate::accumulate_values(layout, runs, head.head_dim, n_queries, weights, sums)
+            accumulate::accumulate_values(layout, rows, head.head_dim, (n_queries, weights), levels, sums)
         );
     }
 
@@ -146,42 +157,57 @@ impl Avx2 {
     }
 }
 
-/// Whether the hand-written kernels serve this head.
-fn is_fast(head: HeadRow) -> bool {
-    head.offset == 0
+/// Whether the hand-written kernels serve this head, with runs of rows of a multiple of `tokens`.
+fn is_fast(head: HeadRow, rows: &Rows<'_>, tokens: usize) -> bool {
+    rows.has_runs_of(tokens)
+        && head.offset == 0
         && head.block_values == head.head_dim
         && matches!(head.head_dim, 32 | 64 | 128 | 192 | 256)
 }
 
-/// Calls `$function::<LAYOUT, D, N>` for the constants that fit the arguments.
-macro_rules! specialise {
-    ($function:ident, $layout:expr, $head_dim:expr, $n:expr, $args:tt) => {
-        match $layout {
-            Layout::Q8 => specialise!(@dim $function, { Layout::Q8.tag() }, $head_dim, $n, $args),
-            Layout::S4 => specialise!(@dim $function, { Layout::S4.tag() }, $head_dim, $n, $args),
-            Layout::S3 => specialise!(@dim $function, { Layout::S3.tag() }, $head_dim, $n, $args),
-            Layout::S2 => specialise!(@dim $function, { Layout::S2.tag() }, $head_dim, $n, $args),
-            Layout::T4 => specialise!(@dim $function, { Layout::T4.tag() }, $head_dim, $n, $args),
-            Layout::T3 => specialise!(@dim $function, { Layout::T3.tag() }, $head_dim, $n, $args),
-            Layout::T2 => specialise!(@dim $function, { Layout::T2.tag() }, $head_dim, $n, $args),
-        }
-    };
-    (@dim $function:ident, $layout:tt, $head_dim:expr, $n:expr, $args:tt) => {
+/// Calls `$function::<V, N>` for a head of `V` vectors of 32 values and `N` queries.
+macro_rules! by_dim {
+    ($function:ident, $head_dim:expr, $n:expr, $args:tt) => {
         match $head_dim {
-            32 => specialise!(@n $function, $layout, 32, $n, $args),
-            64 => specialise!(@n $function, $layout, 64, $n, $args),
-            128 => specialise!(@n $function, $layout, 128, $n, $args),
-            192 => specialise!(@n $function, $layout, 192, $n, $args),
-            _ => specialise!(@n $function, $layout, 256, $n, $args),
+            32 => by_dim!(@n $function, 1, $n, $args),
+            64 => by_dim!(@n $function, 2, $n, $args),
+            128 => by_dim!(@n $function, 4, $n, $args),
+            192 => by_dim!(@n $function, 6, $n, $args),
+            _ => by_dim!(@n $function, 8, $n, $args),
         }
     };
-    (@n $function:ident, $layout:tt, $dim:tt, $n:expr, $args:tt) => {
+    (@n $function:ident, $vectors:tt, $n:expr, $args:tt) => {
         match $n {
-            1 => $function::<$layout, $dim, 1> $args,
-            2 => $function::<$layout, $dim, 2> $args,
-            3 => $function::<$layout, $dim, 3> $args,
-            _ => $function::<$layout, $dim, { super::TILE }> $args,
+            1 => $function::<$vectors, 1> $args,
+            2 => $function::<$vectors, 2> $args,
+            3 => $function::<$vectors, 3> $args,
+            _ => $function::<$vectors, { crate::kernel::TILE }> $args,
         }
     };
 }
-use specialise;
+use by_dim;
+
+/// Calls `$function::<LAYOUT, D, V>` for a layout and a head of `D` values in `V` vectors.
+macro_rules! by_layout {
+    ($function:ident, $layout:expr, $head_dim:expr, $args:tt) => {
+        match $layout {
+            Layout::Q8 => {}
+            Layout::S4 => by_layout!(@dim $function, { Layout::S4.tag() }, $head_dim, $args),
+            Layout::S3 => by_layout!(@dim $function, { Layout::S3.tag() }, $head_dim, $args),
+            Layout::S2 => by_layout!(@dim $function, { Layout::S2.tag() }, $head_dim, $args),
+            Layout::T4 => by_layout!(@dim $function, { Layout::T4.tag() }, $head_dim, $args),
+            Layout::T3 => by_layout!(@dim $function, { Layout::T3.tag() }, $head_dim, $args),
+            Layout::T2 => by_layout!(@dim $function, { Layout::T2.tag() }, $head_dim, $args),
+        }
+    };
+    (@dim $function:ident, $layout:tt, $head_dim:expr, $args:tt) => {
+        match $head_dim {
+            32 => $function::<$layout, 32, 1> $args,
+            64 => $function::<$layout, 64, 2> $args,
+            128 => $function::<$layout, 128, 4> $args,
+            192 => $function::<$layout, 192, 6> $args,
+            _ => $function::<$layout, 256, 8> $args,
+        }
+    };
+}
+use by_layout;

@@ -2,93 +2,135 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_query, store_sums};
-use super::specialise;
-use super::unpack::{MAX_VECTORS, codebook, levels};
-use crate::block::{Layout, Run};
-use crate::kernel::{Queries, Scores};
+use super::by_dim;
+use super::load::{load_query, load_vector, load_wide_query, load8_as_16, store_four};
+use super::unpack::unpack_rows;
+use crate::block::{Layout, Rows};
+use crate::kernel::{Levels, Queries, Scores};
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn score_keys(
     layout: Layout,
-    runs: &[Run<'_>],
+    rows: &Rows<'_>,
     head_dim: usize,
     queries: &Queries,
+    levels: &mut Levels,
     scores: &mut Scores,
 ) {
-    specialise!(score, layout, head_dim, queries.n, (runs, queries, scores));
+    if layout == Layout::Q8 {
+        by_dim!(precise, head_dim, queries.n, (rows, queries, scores));
+    } else {
+        let n = rows.n.next_multiple_of(4);
+        let levels = levels.get_or_unpack(n * head_dim / 32, |out| unpack_rows(layout, rows, head_dim, out));
+        by_dim!(coarse, head_dim, queries.n, (levels, queries, scores));
+    }
 }
 
+/// 8-bit rows and 16-bit queries.
 #[target_feature(enable = "avx2,fma")]
-fn score<const LAYOUT: u8, const D: usize, const N: usize>(
-    runs: &[Run<'_>],
-    queries: &Queries,
-    scores: &mut Scores,
-) {
-    let codebook = codebook::<LAYOUT>();
-    let mut query = [[_mm256_setzero_si256(); MAX_VECTORS]; N];
+fn precise<const V: usize, const N: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
+    let mut first = 0;
+    while first < rows.n {
+        let run = rows.run(first);
+        let mut token = 0;
+        while token < run.n {
+            let mut sums = [[_mm256_setzero_si256(); 4]; N];
+            for (r, at) in (token..token + 4).enumerate() {
+                for c in 0..2 * V {
+                    let row = load8_as_16(run.planes[0], at * 2 * V + c);
+                    for (sum, query) in sums.iter_mut().zip(&queries.wide_rows) {
+                        let products = _mm256_madd_epi16(row, load_wide_query(query, c));
+                        sum[r] = _mm256_add_epi32(sum[r], products);
+                    }
+                }
+            }
+            for (sum, scores) in sums.into_iter().zip(scores.iter_mut()) {
+                let pairs = [_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[3])];
+                put_four(first + token, sum_lanes(pairs), scores);
+            }
+            token += 4;
+        }
+        first += run.n;
+    }
+}
+
+/// Unpacked levels and 8-bit queries.
+#[target_feature(enable = "avx2,fma")]
+fn coarse<const V: usize, const N: usize>(levels: &[[u8; 32]], queries: &Queries, scores: &mut Scores) {
+    let mut query = [[Query::NONE; V]; N];
     for (vectors, row) in query.iter_mut().zip(&queries.rows) {
-        for (v, vector) in vectors.iter_mut().enumerate().take(D / 32) {
-            *vector = load_query(row, 32 * v);
+        for (v, vector) in vectors.iter_mut().enumerate() {
+            let signed = load_query(row, v);
+            *vector = Query { signed, magnitude: _mm256_abs_epi8(signed) };
         }
     }
-    for run in runs {
-        score_run::<LAYOUT, D, N>(run, codebook, &query, scores);
+    for (four, rows) in levels.as_chunks::<V>().0.as_chunks::<4>().0.iter().enumerate() {
+        let mut pairs = [[_mm256_setzero_si256(); 2]; N];
+        for (half, [a, b]) in rows.as_chunks::<2>().0.iter().enumerate() {
+            for (pair, query) in pairs.iter_mut().zip(&query) {
+                pair[half] = _mm256_hadd_epi32(dot(a, query), dot(b, query));
+            }
+        }
+        for (pairs, scores) in pairs.into_iter().zip(scores.iter_mut()) {
+            if let Some(to) = scores.as_chunks_mut::<4>().0.get_mut(four) {
+                store_four(to, sum_lanes(pairs));
+            }
+        }
     }
 }
 
+/// 32 values of a query.
+#[derive(Clone, Copy)]
+struct Query {
+    signed: __m256i,
+    magnitude: __m256i,
+}
+
+impl Query {
+    // SAFETY: all bits 0 is a vector.
+    const NONE: Self = unsafe { core::mem::zeroed() };
+}
+
+/// Products of a row and a query, summed to eight lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn score_run<const LAYOUT: u8, const D: usize, const N: usize>(
-    run: &Run<'_>,
-    codebook: [__m256i; 2],
-    query: &[[__m256i; MAX_VECTORS]; N],
-    scores: &mut Scores,
-) {
+fn dot<const V: usize>(levels: &[[u8; 32]; V], query: &[Query; V]) -> __m256i {
     let one = _mm256_set1_epi16(1);
-    let mut token = 0;
-    while token < run.n {
-        let n = (run.n - token).min(8);
-        let mut dots = [[_mm256_setzero_si256(); 8]; N];
-        for r in 0..n {
-            let level = levels::<LAYOUT, D>(run, token + r, codebook);
-            for (dot, query) in dots.iter_mut().zip(query) {
-                let mut sum = _mm256_setzero_si256();
-                for v in 0..D / 32 {
-                    let magnitude = _mm256_abs_epi8(level[v]);
-                    let signed = _mm256_sign_epi8(query[v], level[v]);
-                    sum = _mm256_add_epi32(
-                        sum,
-                        _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed), one),
-                    );
-                }
-                dot[r] = sum;
-            }
-        }
-        for (dot, row) in dots.into_iter().zip(scores.iter_mut()) {
-            let sums = sum_lanes(dot);
-            if n == 8 {
-                store_sums(row, run.first + token, sums);
-            } else {
-                let mut eight = [0i32; 8];
-                store_sums(&mut eight, 0, sums);
-                for (to, from) in row.iter_mut().skip(run.first + token).zip(eight).take(n) {
-                    *to = from;
-                }
-            }
-        }
-        token += 8;
+    let mut sum = _mm256_setzero_si256();
+    for (level, query) in levels.iter().zip(query) {
+        let signed = _mm256_sign_epi8(load_vector(level), query.signed);
+        let products = _mm256_maddubs_epi16(query.magnitude, signed);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, one));
     }
+    sum
 }
 
-/// The sums of eight vectors' lanes, one per lane.
+/// The sums of four rows' lanes from the pairwise sums of two and two.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sum_lanes(v: [__m256i; 8]) -> __m256i {
-    let a = _mm256_hadd_epi32(v[0], v[1]);
-    let b = _mm256_hadd_epi32(v[2], v[3]);
-    let c = _mm256_hadd_epi32(v[4], v[5]);
-    let d = _mm256_hadd_epi32(v[6], v[7]);
-    let (e, f) = (_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    _mm256_add_epi32(_mm256_permute2x128_si256(e, f, 0x20), _mm256_permute2x128_si256(e, f, 0x31))
+fn sum_lanes(pairs: [__m256i; 2]) -> __m128i {
+    let sums = _mm256_hadd_epi32(pairs[0], pairs[1]);
+    _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1))
+}
+
+/// Stores the scores of four tokens from `token` on, as far as there is room.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn put_four(token: usize, four: __m128i, scores: &mut [i32]) {
+    let to = scores.get_mut(token..).unwrap_or(&mut []);
+    if let Some(chunk) = to.first_chunk_mut::<4>() {
+        store_four(chunk, four);
+    } else {
+        put_last(to, four);
+    }
+}
+
+#[cold]
+#[target_feature(enable = "avx2")]
+fn put_last(to: &mut [i32], four: __m128i) {
+    let mut chunk = [0; 4];
+    store_four(&mut chunk, four);
+    for (to, from) in to.iter_mut().zip(chunk) {
+        *to = from;
+    }
 }

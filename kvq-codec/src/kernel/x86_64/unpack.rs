@@ -1,188 +1,314 @@
-//! Packed rows to levels in registers: vector `v` holds values `32·v .. 32·v + 32`.
+//! Packed rows to levels, 32 at a time.
 
 use core::arch::x86_64::*;
 
-use super::load::{load16_twice, load32, store_floats};
-use crate::block::{Layout, Run};
-use crate::bytes::get_u32;
+use super::by_layout;
+use super::load::{load_u32, load_u64, load16_twice, load32, load32_padded, store_floats, store_vector};
+use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::SEGMENT;
 use crate::math::exp2_8;
 
-/// The most vectors in a row: 256 values.
-pub(super) const MAX_VECTORS: usize = 8;
+/// Levels of all rows, one behind the other.
+#[target_feature(enable = "avx2")]
+pub(super) fn unpack_rows(layout: Layout, rows: &Rows<'_>, head_dim: usize, out: &mut [[u8; 32]]) {
+    by_layout!(write_rows, layout, head_dim, (rows, out));
+}
+
+/// Levels of all rows, interleaved by four tokens: for each group of them and each 32 values, four vectors
+/// whose 32-bit lanes hold one value of each token; values 0-3 and 16-19, 4-7 and 20-23, and so on.
+#[target_feature(enable = "avx2")]
+pub(super) fn unpack_quads(layout: Layout, rows: &Rows<'_>, head_dim: usize, out: &mut [[u8; 32]]) {
+    by_layout!(write_quads, layout, head_dim, (rows, out));
+}
+
+#[target_feature(enable = "avx2")]
+fn write_rows<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
+    let codebook = codebook::<LAYOUT>();
+    let mut first = 0;
+    let out = out.as_chunks_mut::<V>().0;
+    while first < rows.n {
+        let run = rows.run(first);
+        let out = out.get_mut(first..).unwrap_or(&mut []);
+        for (four, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate().take(run.n.div_ceil(4)) {
+            let rows = four_rows::<LAYOUT, D, V>(&run.planes, four, codebook);
+            for (out, row) in out.iter_mut().zip(&rows) {
+                for (out, vector) in out.iter_mut().zip(row) {
+                    store_vector(out, *vector);
+                }
+            }
+        }
+        first += run.n;
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn write_quads<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
+    let codebook = codebook::<LAYOUT>();
+    let mut first = 0;
+    let out = out.as_chunks_mut::<4>().0.as_chunks_mut::<V>().0;
+    while first < rows.n {
+        let run = rows.run(first);
+        let groups = out.get_mut(first / 4..).unwrap_or(&mut []).iter_mut();
+        for (four, group) in groups.take(run.n.div_ceil(4)).enumerate() {
+            let rows = four_rows::<LAYOUT, D, V>(&run.planes, four, codebook);
+            for (v, quads) in group.iter_mut().enumerate() {
+                let [r0, r1, r2, r3] = [rows[0][v], rows[1][v], rows[2][v], rows[3][v]];
+                let (a, b) = (_mm256_unpacklo_epi8(r0, r1), _mm256_unpackhi_epi8(r0, r1));
+                let (c, d) = (_mm256_unpacklo_epi8(r2, r3), _mm256_unpackhi_epi8(r2, r3));
+                store_vector(&mut quads[0], _mm256_unpacklo_epi16(a, c));
+                store_vector(&mut quads[1], _mm256_unpackhi_epi16(a, c));
+                store_vector(&mut quads[2], _mm256_unpacklo_epi16(b, d));
+                store_vector(&mut quads[3], _mm256_unpackhi_epi16(b, d));
+            }
+        }
+        first += run.n;
+    }
+}
+
+/// The levels of rows `4·four ..`; rows past the end of a run read as something.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn four_rows<const LAYOUT: u8, const D: usize, const V: usize>(
+    planes: &[&[u8]; MAX_PLANES],
+    four: usize,
+    codebook: [__m256i; 2],
+) -> [[__m256i; V]; 4] {
+    let trellis = LAYOUT == Layout::T4.tag() || LAYOUT == Layout::T3.tag() || LAYOUT == Layout::T2.tag();
+    // As many rows share a register of trellis bits as have 256 of them.
+    let (by_register, at_a_time) = (trellis && (D == 64 || D == 128 || D == 256), 256 / D);
+    let mut out = [[_mm256_setzero_si256(); V]; 4];
+    let mut bits = TrellisBits::NONE;
+    for (r, row) in out.iter_mut().enumerate() {
+        if by_register && r % at_a_time == 0 {
+            bits = TrellisBits::load::<LAYOUT, D>(planes, (4 * four + r) / at_a_time);
+        }
+        for (v, vector) in row.iter_mut().enumerate() {
+            *vector = if by_register {
+                let k = r % at_a_time * V + v;
+                bits.levels::<LAYOUT, D>(planes, (4 * four + r, k, v), codebook)
+            } else {
+                levels::<LAYOUT, D>(planes, 4 * four + r, v, codebook)
+            };
+        }
+    }
+    out
+}
 
 /// A layout's codebook, its lower and upper sixteen levels each in both lanes of a register.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn codebook<const LAYOUT: u8>() -> [__m256i; 2] {
+fn codebook<const LAYOUT: u8>() -> [__m256i; 2] {
     let mut table = [0u8; 32];
     if let Some(layout) = Layout::from_tag(LAYOUT) {
         for (entry, &level) in table.iter_mut().zip(layout.codewords()) {
             *entry = level as u8;
         }
     }
-    [load16_twice(&table, 0), load16_twice(&table, 16)]
+    [load16_twice(&table, 0), load16_twice(&table, 1)]
 }
 
-/// The levels of row `token`.
+/// Vector `v` of the levels of row `token`: values `32·v .. 32·v + 32`.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn levels<const LAYOUT: u8, const D: usize>(
-    run: &Run<'_>,
+fn levels<const LAYOUT: u8, const D: usize>(
+    planes: &[&[u8]; MAX_PLANES],
     token: usize,
+    v: usize,
     codebook: [__m256i; 2],
-) -> [__m256i; MAX_VECTORS] {
-    let mut out = [_mm256_setzero_si256(); MAX_VECTORS];
-    if LAYOUT == Layout::Q8.tag() {
-        for (v, level) in out.iter_mut().enumerate().take(D / 32) {
-            *level = load32(run.planes[0], token * D + 32 * v);
-        }
-        return out;
-    }
+) -> __m256i {
     if LAYOUT == Layout::S4.tag() {
-        let nibble = _mm256_set1_epi8(15);
-        if D == 32 {
-            // The row's 16 bytes are in both lanes; the upper one takes the high nibbles.
-            let bytes = load16_twice(run.planes[0], token * 16);
-            let by_0_4 = _mm256_set_epi32(4, 4, 4, 4, 0, 0, 0, 0);
-            let codes = _mm256_and_si256(_mm256_srlv_epi32(bytes, by_0_4), nibble);
-            out[0] = _mm256_shuffle_epi8(codebook[0], codes);
-            return out;
-        }
-        for c in 0..D / 64 {
-            let bytes = load32(run.planes[0], token * (D / 2) + 32 * c);
-            let low = _mm256_and_si256(bytes, nibble);
-            let high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
-            out[c] = _mm256_shuffle_epi8(codebook[0], low);
-            out[D / 64 + c] = _mm256_shuffle_epi8(codebook[0], high);
-        }
-        return out;
+        return _mm256_shuffle_epi8(codebook[0], four_bits::<D>(planes[0], token, v));
     }
-    if LAYOUT == Layout::T4.tag() || LAYOUT == Layout::T3.tag() || LAYOUT == Layout::T2.tag() {
-        return trellis_levels::<LAYOUT, D>(run, token, codebook);
+    if LAYOUT == Layout::S2.tag() {
+        return _mm256_shuffle_epi8(codebook[0], two_bits::<D>(planes[0], token, v));
     }
-    let mut codes = two_bits::<D>(run.planes[0], token);
     if LAYOUT == Layout::S3.tag() {
-        for (v, code) in codes.iter_mut().enumerate().take(D / 32) {
-            let word = get_u32(run.planes[1], token * (D / 8) + 4 * v);
-            *code = _mm256_or_si256(*code, _mm256_and_si256(spread_bits(word), _mm256_set1_epi8(4)));
-        }
+        let high = _mm256_and_si256(one_bit::<D>(planes[1], token, v), _mm256_set1_epi8(4));
+        let index = _mm256_or_si256(two_bits::<D>(planes[0], token, v), high);
+        return _mm256_shuffle_epi8(codebook[0], index);
     }
-    for (level, code) in out.iter_mut().zip(codes).take(D / 32) {
-        *level = _mm256_shuffle_epi8(codebook[0], code);
-    }
-    out
+    trellis_levels::<LAYOUT, D>(planes, token, v, codebook)
 }
 
-/// The codes of a 2-bit plane: code `i` is in byte `i mod D/4`, at bit `2·(i div D/4)`.
+/// Codes of a 4-bit plane: code `i` is in byte `i mod D/2`, at bit `4·(i div D/2)`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn two_bits<const D: usize>(rows: &[u8], token: usize) -> [__m256i; MAX_VECTORS] {
-    let three = _mm256_set1_epi8(3);
-    let mut out = [_mm256_setzero_si256(); MAX_VECTORS];
+fn four_bits<const D: usize>(rows: &[u8], token: usize, v: usize) -> __m256i {
+    let nibble = _mm256_set1_epi8(15);
     if D == 32 {
-        let row =
-            rows.get(token * 8..).and_then(|r| r.first_chunk::<8>()).map_or(0, |r| i64::from_le_bytes(*r));
-        let shifted = _mm256_srlv_epi64(_mm256_set1_epi64x(row), _mm256_set_epi64x(6, 4, 2, 0));
-        out[0] = _mm256_and_si256(shifted, three);
-    } else if D == 64 {
-        // The row's 16 bytes are in both lanes; the lanes shift by different amounts.
-        let bytes = load16_twice(rows, token * 16);
-        let by_0_2 = _mm256_set_epi32(2, 2, 2, 2, 0, 0, 0, 0);
-        let by_4_6 = _mm256_set_epi32(6, 6, 6, 6, 4, 4, 4, 4);
-        out[0] = _mm256_and_si256(_mm256_srlv_epi32(bytes, by_0_2), three);
-        out[1] = _mm256_and_si256(_mm256_srlv_epi32(bytes, by_4_6), three);
-    } else if D == 192 {
-        // Quarters of 48: vectors straddle them, so they are put together from halves of 16.
-        for (v, code) in out.iter_mut().enumerate().take(6) {
-            let half = |i: usize| {
-                let (quarter, at) = (i / 3, 16 * (i % 3));
-                let bytes = _mm256_castsi256_si128(load16_twice(rows, token * 48 + at));
-                _mm_srl_epi16(bytes, _mm_cvtsi32_si128(2 * quarter as i32))
-            };
-            *code = _mm256_and_si256(_mm256_set_m128i(half(2 * v + 1), half(2 * v)), three);
-        }
-    } else {
-        for c in 0..D / 128 {
-            let bytes = load32(rows, token * (D / 4) + 32 * c);
-            out[c] = _mm256_and_si256(bytes, three);
-            out[D / 128 + c] = _mm256_and_si256(_mm256_srli_epi16(bytes, 2), three);
-            out[2 * (D / 128) + c] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), three);
-            out[3 * (D / 128) + c] = _mm256_and_si256(_mm256_srli_epi16(bytes, 6), three);
-        }
+        // The row's 16 bytes are in both lanes; the upper one takes the high nibbles.
+        let by_0_4 = _mm256_set_epi32(4, 4, 4, 4, 0, 0, 0, 0);
+        return _mm256_and_si256(_mm256_srlv_epi32(load16_twice(rows, token), by_0_4), nibble);
     }
-    out
+    let (half, c) = (v / (D / 64).max(1), v % (D / 64).max(1));
+    let by = _mm_cvtsi32_si128(4 * half as i32);
+    _mm256_and_si256(_mm256_srl_epi16(load32(rows, token * (D / 64) + c), by), nibble)
 }
 
-/// The levels of a row of trellis codes.
+/// Codes of a 2-bit plane: code `i` is in byte `i mod D/4`, at bit `2·(i div D/4)`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn two_bits<const D: usize>(rows: &[u8], token: usize, v: usize) -> __m256i {
+    let three = _mm256_set1_epi8(3);
+    if D == 32 {
+        let row = _mm256_set1_epi64x(load_u64(rows, token) as i64);
+        return _mm256_and_si256(_mm256_srlv_epi64(row, _mm256_set_epi64x(6, 4, 2, 0)), three);
+    }
+    if D == 64 {
+        // The row's 16 bytes are in both lanes, which shift by different amounts.
+        let low = 4 * v as i32;
+        let by = _mm256_setr_epi32(low, low, low, low, low + 2, low + 2, low + 2, low + 2);
+        return _mm256_and_si256(_mm256_srlv_epi32(load16_twice(rows, token), by), three);
+    }
+    if D == 192 {
+        // Quarters of 48: vectors straddle them, so they are put together from halves of 16.
+        let low = quarter_of_48(rows, token, 2 * v);
+        let high = quarter_of_48(rows, token, 2 * v + 1);
+        return _mm256_and_si256(_mm256_set_m128i(high, low), three);
+    }
+    let (quarter, c) = (v / (D / 128).max(1), v % (D / 128).max(1));
+    let by = _mm_cvtsi32_si128(2 * quarter as i32);
+    _mm256_and_si256(_mm256_srl_epi16(load32(rows, token * (D / 128) + c), by), three)
+}
+
+/// The bytes with the `i`-th sixteen codes of 192, in their low bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn quarter_of_48(rows: &[u8], token: usize, i: usize) -> __m128i {
+    let bytes = _mm256_castsi256_si128(load16_twice(rows, token * 3 + i % 3));
+    _mm_srl_epi16(bytes, _mm_cvtsi32_si128(2 * (i / 3) as i32))
+}
+
+/// Codes of a 1-bit plane as masks.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn one_bit<const D: usize>(rows: &[u8], token: usize, v: usize) -> __m256i {
+    spread_bits(load_u32(rows, token * (D / 32) + v))
+}
+
+/// Levels of trellis codes.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn trellis_levels<const LAYOUT: u8, const D: usize>(
-    run: &Run<'_>,
+    planes: &[&[u8]; MAX_PLANES],
     token: usize,
+    v: usize,
     codebook: [__m256i; 2],
-) -> [__m256i; MAX_VECTORS] {
-    let bits = if LAYOUT == Layout::T4.tag() { run.planes[2] } else { run.planes[1] };
-    let u = words::<D>(bits, token);
-    let (by_1, by_2, by_3) = (rotate::<D, 1>(u), rotate::<D, 2>(u), rotate::<D, 3>(u));
-    let upper = if LAYOUT == Layout::T2.tag() {
-        [_mm256_setzero_si256(); MAX_VECTORS]
-    } else {
-        two_bits::<D>(run.planes[0], token)
-    };
-    let mut out = [_mm256_setzero_si256(); MAX_VECTORS];
-    for (v, level) in out.iter_mut().enumerate().take(D / 32) {
-        let half = |w: &[u64; 4]| (w[v / 2] >> (32 * (v % 2))) as u32;
-        let z1 = _mm256_and_si256(spread_bits(half(&u) ^ half(&by_1) ^ half(&by_3)), _mm256_set1_epi8(2));
-        let z0 = _mm256_and_si256(spread_bits(half(&by_2)), _mm256_set1_epi8(1));
-        let label = _mm256_or_si256(z1, z0);
-        let high_bit = |plane: usize| spread_bits(get_u32(run.planes[plane], token * (D / 8) + 4 * v));
-        let index = if LAYOUT == Layout::T2.tag() {
-            _mm256_or_si256(label, _mm256_and_si256(high_bit(0), _mm256_set1_epi8(4)))
-        } else {
-            _mm256_or_si256(label, _mm256_slli_epi16(upper[v], 2))
+) -> __m256i {
+    let (z1, z0) = labels::<D>(if LAYOUT == Layout::T4.tag() { planes[2] } else { planes[1] }, token, v);
+    // Masks are -1: index = upper·4 + 2·z1 + z0.
+    let (z1, z0) = (spread_bits(z1), spread_bits(z0));
+    let label = _mm256_add_epi8(_mm256_add_epi8(z1, z1), z0);
+    if LAYOUT == Layout::T2.tag() {
+        let upper = _mm256_and_si256(one_bit::<D>(planes[0], token, v), _mm256_set1_epi8(4));
+        return _mm256_shuffle_epi8(codebook[0], _mm256_sub_epi8(upper, label));
+    }
+    let upper = _mm256_slli_epi16(two_bits::<D>(planes[0], token, v), 2);
+    let index = _mm256_sub_epi8(upper, label);
+    let level = _mm256_shuffle_epi8(codebook[0], index);
+    if LAYOUT == Layout::T3.tag() {
+        return level;
+    }
+    _mm256_blendv_epi8(level, _mm256_shuffle_epi8(codebook[1], index), one_bit::<D>(planes[1], token, v))
+}
+
+/// Both label bits of values `32·v ..`: parities of trellis bits, which wrap around the row.
+#[inline]
+fn labels<const D: usize>(bits: &[u8], token: usize, v: usize) -> (u32, u32) {
+    if D == 32 {
+        let u = load_u32(bits, token);
+        return (u ^ u.rotate_left(1) ^ u.rotate_left(3), u.rotate_left(2));
+    }
+    let (n, w) = ((D / 64).max(1), v / 2);
+    let word = load_u64(bits, token * n + w);
+    let before = if n == 1 { word } else { load_u64(bits, token * n + (w + n - 1) % n) };
+    let back = |by: u32| word << by | before >> (64 - by);
+    let half = 32 * (v % 2);
+    ((((word ^ back(1) ^ back(3)) >> half) as u32), (back(2) >> half) as u32)
+}
+
+/// The bits of 256 values' codes that are stored by the bit.
+struct TrellisBits {
+    z1: __m256i,
+    z0: __m256i,
+    /// The uppermost bit; of no meaning where a layout has none.
+    high: __m256i,
+}
+
+impl TrellisBits {
+    // SAFETY: all bits 0 is a vector.
+    const NONE: Self = unsafe { core::mem::zeroed() };
+
+    /// Those of the `i`-th 256 values of a plane's rows of `D`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load<const LAYOUT: u8, const D: usize>(planes: &[&[u8]; MAX_PLANES], i: usize) -> Self {
+        let four_bit = LAYOUT == Layout::T4.tag();
+        let u = load32_padded(if four_bit { planes[2] } else { planes[1] }, i);
+        // The word before each, around the row.
+        let before = match D {
+            64 => u,
+            128 => _mm256_shuffle_epi32(u, 0b01_00_11_10),
+            _ => _mm256_permute4x64_epi64(u, 0b10_01_00_11),
         };
-        *level = _mm256_shuffle_epi8(codebook[0], index);
-        if LAYOUT == Layout::T4.tag() {
-            *level = _mm256_blendv_epi8(*level, _mm256_shuffle_epi8(codebook[1], index), high_bit(1));
+        let by_1 = _mm256_or_si256(_mm256_slli_epi64(u, 1), _mm256_srli_epi64(before, 63));
+        let by_2 = _mm256_or_si256(_mm256_slli_epi64(u, 2), _mm256_srli_epi64(before, 62));
+        let by_3 = _mm256_or_si256(_mm256_slli_epi64(u, 3), _mm256_srli_epi64(before, 61));
+        let high = if four_bit {
+            load32_padded(planes[1], i)
+        } else if LAYOUT == Layout::T2.tag() {
+            load32_padded(planes[0], i)
+        } else {
+            _mm256_setzero_si256()
+        };
+        Self { z1: _mm256_xor_si256(u, _mm256_xor_si256(by_1, by_3)), z0: by_2, high }
+    }
+
+    /// Levels of the `k`-th 32 of the values, which are vector `v` of row `token`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn levels<const LAYOUT: u8, const D: usize>(
+        &self,
+        planes: &[&[u8]; MAX_PLANES],
+        (token, k, v): (usize, usize, usize),
+        codebook: [__m256i; 2],
+    ) -> __m256i {
+        let (z1, z0) = (spread_word(self.z1, k), spread_word(self.z0, k));
+        // Masks are -1: index = upper·4 + 2·z1 + z0.
+        let label = _mm256_add_epi8(_mm256_add_epi8(z1, z1), z0);
+        if LAYOUT == Layout::T2.tag() {
+            let upper = _mm256_and_si256(spread_word(self.high, k), _mm256_set1_epi8(4));
+            return _mm256_shuffle_epi8(codebook[0], _mm256_sub_epi8(upper, label));
         }
+        let upper = _mm256_slli_epi16(two_bits::<D>(planes[0], token, v), 2);
+        let index = _mm256_sub_epi8(upper, label);
+        let level = _mm256_shuffle_epi8(codebook[0], index);
+        if LAYOUT == Layout::T3.tag() {
+            return level;
+        }
+        let upper_level = _mm256_shuffle_epi8(codebook[1], index);
+        _mm256_blendv_epi8(level, upper_level, spread_word(self.high, k))
     }
-    out
 }
 
-/// A row of a 1-bit plane as words, value 0 in the lowest bit.
+/// [`spread_bits`] of the `k`-th word.
 #[inline]
-fn words<const D: usize>(rows: &[u8], token: usize) -> [u64; 4] {
-    let mut out = [0; 4];
-    if D == 32 {
-        out[0] = u64::from(get_u32(rows, token * 4));
-        return out;
-    }
-    for (w, word) in out.iter_mut().enumerate().take(D / 64) {
-        let at = token * (D / 8) + 8 * w;
-        *word = u64::from(get_u32(rows, at)) | u64::from(get_u32(rows, at + 4)) << 32;
-    }
-    out
-}
-
-/// Bit `i` of the result is bit `i - BY` of the row, wrapping around it.
-#[inline]
-fn rotate<const D: usize, const BY: u32>(u: [u64; 4]) -> [u64; 4] {
-    if D == 32 {
-        return [u64::from((u[0] as u32).rotate_left(BY)), 0, 0, 0];
-    }
-    let n = D / 64;
-    let mut out = [0; 4];
-    for w in 0..n {
-        out[w] = u[w] << BY | u[(w + n - 1) % n] >> (64 - BY);
-    }
-    out
+#[target_feature(enable = "avx2")]
+fn spread_word(words: __m256i, k: usize) -> __m256i {
+    mask_bits(_mm256_permutevar8x32_epi32(words, _mm256_set1_epi32(k as i32)))
 }
 
 /// Byte `i` is 0xff where bit `i` of `word` is set.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn spread_bits(word: u32) -> __m256i {
+    mask_bits(_mm256_set1_epi32(word as i32))
+}
+
+/// [`spread_bits`] of a word that is in every lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn mask_bits(words: __m256i) -> __m256i {
     let pick = _mm256_set_epi64x(
         0x0303_0303_0303_0303,
         0x0202_0202_0202_0202,
@@ -190,7 +316,7 @@ fn spread_bits(word: u32) -> __m256i {
         0x0000_0000_0000_0000,
     );
     let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-    let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(word as i32), pick);
+    let bytes = _mm256_shuffle_epi8(words, pick);
     _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
 }
 

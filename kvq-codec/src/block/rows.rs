@@ -1,0 +1,110 @@
+//! Where the packed rows of consecutive tokens lie: units scattered over the storage, rows together in each.
+
+use super::{Layout, MAX_PLANES, Run};
+use crate::bytes::{get_u32, slice};
+use crate::pack::plane_row_bytes;
+
+/// One plane of a block: where its rows lie within the units that hold them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PlanePlace {
+    /// Place of the plane's first unit in the list of ids.
+    pub first_unit: usize,
+    /// Where the block's rows begin within a unit.
+    pub offset: usize,
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// `log2` of the tokens whose rows lie in one unit.
+    pub tokens_log2: u32,
+}
+
+/// The rows of `n` consecutive tokens of one block, in every plane of its layout.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    /// The storage units.
+    units: &'a [u8],
+    unit_bytes: usize,
+    /// Ids of the units, four bytes each; where there are none, the rows are at the start of `units`.
+    ids: &'a [u8],
+    planes: [PlanePlace; MAX_PLANES],
+    n_planes: usize,
+    /// Tokens whose rows are neighbours in every plane.
+    run_len: usize,
+    /// Tokens.
+    pub n: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows in units; `planes` are those of the layout.
+    #[inline]
+    pub fn in_units(
+        units: &'a [u8],
+        unit_bytes: usize,
+        ids: &'a [u8],
+        (planes, n_planes): ([PlanePlace; MAX_PLANES], usize),
+        n: usize,
+    ) -> Self {
+        let run_log2 = planes.iter().take(n_planes).map(|p| p.tokens_log2).min().unwrap_or(0);
+        Self { units, unit_bytes, ids, planes, n_planes, run_len: 1 << run_log2, n }
+    }
+
+    /// `n` rows of a layout of one plane, one behind the other.
+    #[inline]
+    pub fn one_plane(rows: &'a [u8], layout: Layout, n_values: usize, n: usize) -> Self {
+        let width = layout.planes().first().copied().unwrap_or(8);
+        let place = PlanePlace {
+            first_unit: 0,
+            offset: 0,
+            row_bytes: plane_row_bytes(width, n_values),
+            tokens_log2: usize::BITS - 1,
+        };
+        let planes = [place; MAX_PLANES];
+        Self { units: rows, unit_bytes: 0, ids: &[], planes, n_planes: 1, run_len: n.max(1), n }
+    }
+
+    /// Whether every run but the last has a multiple of `tokens` rows.
+    #[cfg(target_arch = "x86_64")]
+    pub const fn has_runs_of(&self, tokens: usize) -> bool {
+        self.run_len >= self.n || self.run_len.is_multiple_of(tokens)
+    }
+
+    /// The neighbouring rows from token `first` on, which is 0 or where an earlier run ended.
+    #[inline(always)]
+    pub fn run(&self, first: usize) -> Run<'a> {
+        let n = self.n.saturating_sub(first).min(self.run_len);
+        let mut run = Run { planes: [&[]; MAX_PLANES], n };
+        for (rows, place) in run.planes.iter_mut().zip(&self.planes).take(self.n_planes) {
+            let within = first & ((1 << place.tokens_log2) - 1);
+            let unit = self.unit(place, first);
+            let at = unit.wrapping_add(place.offset + within * place.row_bytes);
+            *rows = slice(self.units, at, n * place.row_bytes);
+        }
+        run
+    }
+
+    /// Where the unit with the row of token `first` begins.
+    #[inline(always)]
+    fn unit(&self, place: &PlanePlace, first: usize) -> usize {
+        let id = get_u32(self.ids, 4 * (place.first_unit + (first >> place.tokens_log2)));
+        (id as usize).wrapping_mul(self.unit_bytes)
+    }
+
+    /// Calls `f` with the bytes of the rows, unit by unit.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub fn for_each_unit(&self, mut f: impl FnMut(&'a [u8])) {
+        for place in self.planes.iter().take(self.n_planes) {
+            let mut first = 0;
+            while first < self.n {
+                let n = (self.n - first).min(1 << place.tokens_log2);
+                let at = self.unit(place, first).wrapping_add(place.offset);
+                f(slice(self.units, at, n * place.row_bytes));
+                first += n;
+            }
+        }
+    }
+
+    /// The row of token `t` as a run of its own.
+    pub fn row(&self, t: usize) -> Run<'a> {
+        Self { run_len: 1, n: t + 1, ..*self }.run(t)
+    }
+}

@@ -1,0 +1,18 @@
+//! Unpacked levels of a segment, between the kernels that write and those that read them.
+
+/// The levels of one side of a segment. Backends that unpack as they compute have no use for it.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) struct Levels;
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Levels {
+    pub fn new() -> Self {
+        Self
+    }
+
+    /// Has the next kernel unpack anew.
+    pub fn forget(&mut self) {}
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use super::x86_64::Levels;

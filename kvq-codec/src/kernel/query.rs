@@ -1,0 +1,39 @@
+//! Rotated queries as integers.
+
+use super::TILE;
+use crate::math::round_to_i32;
+use crate::shape::MAX_HEAD_DIM;
+
+/// A unit of a 16-bit query in units of the 8-bit one.
+pub(crate) const WIDE_QUERY_UNIT: f32 = 127.0 / 32_767.0;
+
+/// Query rows that share one pass over the packed bytes.
+pub(crate) struct Queries {
+    /// 8-bit codes of each row, for every layout but [`Q8`](crate::Layout::Q8).
+    pub rows: [[i8; MAX_HEAD_DIM]; TILE],
+    /// 16-bit codes of each row, for [`Q8`](crate::Layout::Q8): 8-bit keys deserve better than 8-bit queries.
+    pub wide_rows: [[i16; MAX_HEAD_DIM]; TILE],
+    /// Rows in use.
+    pub n: usize,
+}
+
+impl Queries {
+    pub const EMPTY: Self =
+        Self { rows: [[0; MAX_HEAD_DIM]; TILE], wide_rows: [[0; MAX_HEAD_DIM]; TILE], n: 0 };
+
+    /// Codes of `query` as row `i`; returns the value of a unit of the 8-bit codes, 0 for a query that is
+    /// zero, subnormal or not finite.
+    pub fn quantize(&mut self, i: usize, query: &[f32]) -> f32 {
+        let peak = query.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let (Some(codes), Some(wide)) = (self.rows.get_mut(i), self.wide_rows.get_mut(i)) else { return 0.0 };
+        if !(peak > f32::MIN_POSITIVE * 128.0 && peak < f32::MAX) {
+            return 0.0;
+        }
+        let (inverse, wide_inverse) = (127.0 / peak, 32_767.0 / peak);
+        for ((code, wide), v) in codes.iter_mut().zip(wide).zip(query) {
+            *code = round_to_i32(v * inverse) as i8;
+            *wide = round_to_i32(v * wide_inverse) as i16;
+        }
+        peak / 127.0
+    }
+}
