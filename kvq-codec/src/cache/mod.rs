@@ -3,6 +3,7 @@
 mod append;
 mod attend;
 mod demote;
+mod fork;
 mod layer;
 mod pack;
 mod plan;

@@ -13,7 +13,7 @@ mod header;
 mod size;
 mod walk;
 
-use header::Header;
+pub(super) use header::Header;
 pub use header::{SNAPSHOT_HEADER_BYTES, SnapshotInfo};
 pub use size::{SNAPSHOT_OVERHEAD_BYTES, snapshot_bytes_max};
 
