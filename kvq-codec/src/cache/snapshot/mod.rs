@@ -11,6 +11,8 @@
 mod check;
 mod header;
 mod size;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub(super) use header::Header;
