@@ -84,6 +84,61 @@ pub enum Error {
         /// Tokens asked for.
         got: u32,
     },
+    /// The buffer for a snapshot is too short: see `Cache::snapshot_bytes`.
+    SnapshotBuffer {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes given.
+        got: u64,
+    },
+    /// The bytes do not begin like a snapshot.
+    NotSnapshot,
+    /// A snapshot of a version that this codec does not read.
+    SnapshotVersion {
+        /// The version that it reads.
+        needed: u32,
+        /// The snapshot's.
+        got: u32,
+    },
+    /// The snapshot is cut off, or bytes follow it: see `SnapshotInfo::snapshot_bytes`.
+    SnapshotLength {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes given.
+        got: u64,
+    },
+    /// The snapshot's bytes have changed since they were written.
+    SnapshotChecksum {
+        /// The CRC-32 stored.
+        needed: u32,
+        /// The CRC-32 of the bytes given.
+        got: u32,
+    },
+    /// The snapshot's checksum is right, but no cache can have written it.
+    SnapshotContent {
+        /// Which field.
+        field: &'static str,
+        /// The value that it must have, or the largest that it may have.
+        needed: u32,
+        /// Its value, or the stored bits of a negative one.
+        got: u32,
+    },
+    /// The snapshot, or the cache to fork into, has another shape, policy or rotation: see `SnapshotInfo::read`.
+    Mismatch {
+        /// The first field that differs, by its name in `docs/FORMAT.md`.
+        field: &'static str,
+        /// What the cache that was called has stored there.
+        needed: u32,
+        /// What the other one has.
+        got: u32,
+    },
+    /// The buffer cannot hold what is to be restored or forked into it: give `Cache::new` a longer one.
+    Room {
+        /// Bytes with which it fits.
+        needed: u64,
+        /// Bytes there.
+        got: u64,
+    },
 }
 
 impl fmt::Display for Error {
@@ -125,6 +180,36 @@ impl fmt::Display for Error {
                 )
             }
             Self::PastEnd { len, got } => write!(f, "{got} tokens asked for, {len} held (Cache::len)"),
+            Self::SnapshotBuffer { needed, got } => {
+                write!(f, "the snapshot has {needed} bytes, the buffer for it {got} (Cache::snapshot_bytes)")
+            }
+            Self::NotSnapshot => {
+                write!(f, "the bytes do not begin like a snapshot (Cache::snapshot_into writes one)")
+            }
+            Self::SnapshotVersion { needed, got } => write!(
+                f,
+                "snapshot of version {got}, this codec reads {needed}: write it anew with Cache::snapshot_into"
+            ),
+            Self::SnapshotLength { needed, got } => write!(
+                f,
+                "{got} bytes given, the snapshot has {needed}: it is cut off or followed by others (SnapshotInfo::snapshot_bytes)"
+            ),
+            Self::SnapshotChecksum { needed, got } => write!(
+                f,
+                "the snapshot's bytes were changed: CRC-32 {got:08x} instead of {needed:08x}; write it anew with Cache::snapshot_into"
+            ),
+            Self::SnapshotContent { field, needed, got } => write!(
+                f,
+                "the snapshot's {field} is {got}, out of range with {needed}: Cache::snapshot_into did not write this"
+            ),
+            Self::Mismatch { field, needed, got } => write!(
+                f,
+                "{field} is {needed} in this cache and {got} in the other or the snapshot: compare with SnapshotInfo::read, Cache::shape and Cache::policy"
+            ),
+            Self::Room { needed, got } => write!(
+                f,
+                "the tokens need a buffer of {needed} bytes, there are {got}: give Cache::new a longer one"
+            ),
         }
     }
 }

@@ -29,6 +29,7 @@ extern crate std;
 pub mod block;
 mod bytes;
 mod cache;
+mod crc;
 mod error;
 mod kernel;
 mod math;
@@ -40,7 +41,8 @@ mod shape;
 
 pub use block::Layout;
 pub use cache::{
-    COMPRESSION_FROM_TOKENS, Cache, KvCache, MemoryReport, Storage, TierUse, capacity_tokens, minimum_bytes,
+    COMPRESSION_FROM_TOKENS, Cache, KvCache, MemoryReport, SNAPSHOT_HEADER_BYTES, SNAPSHOT_OVERHEAD_BYTES,
+    SnapshotInfo, Storage, TierUse, capacity_tokens, minimum_bytes, snapshot_bytes_max,
 };
 pub use error::{Error, Side};
 pub use kernel::Backend;

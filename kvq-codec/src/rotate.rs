@@ -10,6 +10,8 @@
 //! other orders. Butterflies act element by element in a fixed order of strides (1, 2, 4, …), so the floats
 //! are the same on every machine.
 
+use crate::crc::crc32;
+
 /// Signs of the first pass, one bit per position; fixed, part of the format (digits of pi).
 const FIRST_SIGNS: [u64; 4] =
     [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
@@ -17,6 +19,20 @@ const FIRST_SIGNS: [u64; 4] =
 /// Signs of the second pass.
 const SECOND_SIGNS: [u64; 4] =
     [0x4528_21e6_38d0_1377, 0xbe54_66cf_34e9_0c6c, 0xc0ac_29b7_c97c_50dd, 0x3f84_d5b5_b547_0917];
+
+/// Identifies the rotation in a snapshot: the CRC-32 of the sign words.
+pub(crate) const ROTATION_ID: u32 = crc32(sign_bytes().as_flattened());
+
+const fn sign_bytes() -> [[u8; 8]; 8] {
+    let mut bytes = [[0; 8]; 8];
+    let mut i = 0;
+    while i < 4 {
+        bytes[i] = FIRST_SIGNS[i].to_le_bytes();
+        bytes[4 + i] = SECOND_SIGNS[i].to_le_bytes();
+        i += 1;
+    }
+    bytes
+}
 
 /// The rotation of one head size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

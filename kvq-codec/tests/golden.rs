@@ -1,4 +1,4 @@
-//! Golden bytes: the whole buffer of small caches, so that no byte of the format changes unnoticed.
+//! Golden bytes: the whole buffer of small caches, and a snapshot, so that no byte of the format changes unnoticed.
 //!
 //! `cargo xtask golden` writes the files anew; `docs/FORMAT.md` says what they hold.
 
@@ -32,20 +32,28 @@ fn fill(cache: &mut KvCache<'_>, n_tokens: usize) {
     }
 }
 
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(format!("{name}.bin"))
+}
+
+fn compare(name: &str, backend: Backend, bytes: &[u8]) {
+    let path = path(name);
+    if std::env::var_os("KVQ_BLESS").is_some() {
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let golden =
+        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; run cargo xtask golden", path.display()));
+    assert_eq!(golden.len(), bytes.len());
+    let first = golden.iter().zip(bytes).position(|(a, b)| a != b);
+    assert_eq!(first, None, "{name}, {}: first difference at this byte", backend.name());
+}
+
 fn check(name: &str, shape: KvShape, policy: Policy, bytes: usize, n_tokens: usize) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(format!("{name}.bin"));
     for backend in Backend::available() {
         let mut memory = vec![0; bytes];
         let mut cache = KvCache::new(shape, policy, backend, &mut memory).unwrap();
         fill(&mut cache, n_tokens);
-        if std::env::var_os("KVQ_BLESS").is_some() {
-            std::fs::write(&path, &memory).unwrap();
-        }
-        let golden = std::fs::read(&path)
-            .unwrap_or_else(|e| panic!("{}: {e}; run cargo xtask golden", path.display()));
-        assert_eq!(golden.len(), memory.len());
-        let first = golden.iter().zip(&memory).position(|(a, b)| a != b);
-        assert_eq!(first, None, "{name}, {}: first difference at this byte", backend.name());
+        compare(name, backend, &memory);
     }
 }
 
@@ -65,4 +73,39 @@ fn trellis_tiers() {
 fn narrow_heads_and_a_width_that_is_no_power_of_two() {
     let policy = Policy { span_len: 32, recent_len: 0, ..Policy::FOUR_X.with_byte_budget(WhenFull::Demote) };
     check("narrow-heads", KvShape::new(1, 5, 8).with_value_head_dim(12), policy, 14 * 1024, 250);
+}
+
+/// Sinks, a recent window, and spans in scalar, trellis and 8-bit tiers, one of them partly filled; heads
+/// that share blocks, the last of which is not full; rows that end in half a byte.
+#[test]
+fn snapshot() {
+    let aged = |layouts: &[Layout]| aged(layouts, 16, 16).key_tiers;
+    let policy = Policy {
+        n_sink: 3,
+        span_len: 16,
+        recent_len: 16,
+        key_tiers: aged(&[Layout::Q8, Layout::T4, Layout::S3, Layout::T2]),
+        value_tiers: aged(&[Layout::S4, Layout::T3, Layout::S2]),
+        ..Policy::FOUR_X.with_byte_budget(WhenFull::Evict)
+    };
+    let policy = Policy { ladder: [None; 6], ..policy };
+    let shape = KvShape::new(2, 3, 24).with_value_head_dim(12);
+    let mut first = Vec::new();
+    for backend in Backend::available() {
+        let mut memory = vec![0; 40_000];
+        let mut cache = KvCache::new(shape, policy, backend, &mut memory).unwrap();
+        fill(&mut cache, 110);
+        cache.trim(77).unwrap();
+        fill(&mut cache, 70);
+        let mut bytes = vec![0; cache.snapshot_bytes()];
+        cache.snapshot_into(&mut bytes).unwrap();
+        compare("snapshot", backend, &bytes);
+        first = bytes;
+    }
+    let mut memory = vec![0; 50_000];
+    let mut cache = KvCache::new(shape, policy, Backend::SCALAR, &mut memory).unwrap();
+    cache.restore(&std::fs::read(path("snapshot")).unwrap()).unwrap();
+    let mut again = vec![0; cache.snapshot_bytes()];
+    cache.snapshot_into(&mut again).unwrap();
+    assert!(again == first);
 }

@@ -10,9 +10,11 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::setup::{THUMB_TARGETS, ensure_thumb_targets};
-use crate::tool::{capture, cargo, render, run as run_tool};
+use crate::tool::{capture, cargo, python, render, run as run_tool};
 
 const INSTALL_CARGO: &str = "install Rust from https://rustup.rs";
+
+const INSTALL_PYTHON: &str = "install Python 3 (Debian: apt-get install python3), or set PYTHON to it";
 
 /// What the README's first command must print: its reference row and its best-known preset.
 const SMOKE_WORDS: [&str; 2] = ["dense-f32", "4x"];
@@ -30,6 +32,7 @@ pub fn run() -> Result<()> {
         &["test", "--release", "-p", "kvq-codec", "--features", "std", "--target-dir", "target/force-scalar"],
         &[("RUSTFLAGS", &force_scalar_flags())],
     );
+    tally.step("docs/read_snapshot.py reads a golden snapshot as the codec does", snapshot_reader);
     tally.cargo(&["test", "--release", "--workspace"], &[]);
     tally.cargo(
         &["doc", "--release", "--no-deps", "-p", "kvq-codec", "-p", "kvq-host"],
@@ -45,6 +48,19 @@ pub fn run() -> Result<()> {
 fn force_scalar_flags() -> String {
     let cpu = if cfg!(target_arch = "x86_64") { "-C target-cpu=x86-64-v3 " } else { "" };
     format!("{cpu}--cfg kvq_force_scalar")
+}
+
+/// The comparison is a test of the codec that is ignored elsewhere, because it needs Python.
+fn snapshot_reader() -> Result<()> {
+    capture(python().arg("--version"), INSTALL_PYTHON)?;
+    let mut test = cargo();
+    test.args(["test", "--release", "-p", "kvq-codec", "--features", "std", "--lib", "--"]);
+    let output = capture(test.args(["--ignored", "the_reader_in_docs"]), INSTALL_CARGO)?;
+    print!("{output}");
+    if !output.contains("1 passed") {
+        bail!("the comparison did not run");
+    }
+    Ok(())
 }
 
 fn first_command(smoke: &mut Command) -> Result<()> {

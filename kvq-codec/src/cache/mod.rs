@@ -3,16 +3,20 @@
 mod append;
 mod attend;
 mod demote;
+mod fork;
 mod layer;
 mod pack;
 mod plan;
 mod report;
+mod snapshot;
 mod storage;
+mod take_over;
 mod tile;
 mod trim;
 
 pub use plan::{COMPRESSION_FROM_TOKENS, capacity_tokens, minimum_bytes};
 pub use report::{MemoryReport, TierUse};
+pub use snapshot::{SNAPSHOT_HEADER_BYTES, SNAPSHOT_OVERHEAD_BYTES, SnapshotInfo, snapshot_bytes_max};
 pub use storage::Storage;
 
 use crate::error::Error;

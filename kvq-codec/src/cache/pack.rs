@@ -104,7 +104,7 @@ impl<S: Storage> Cache<S> {
     }
 
     /// Appends the span to the layer's list.
-    fn link_newest(&mut self, state: &mut LayerState, record: u32, head: &SpanHead) {
+    pub(super) fn link_newest(&mut self, state: &mut LayerState, record: u32, head: &SpanHead) {
         if state.tail == NONE {
             state.head = record;
         } else {

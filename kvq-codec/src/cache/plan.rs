@@ -64,7 +64,7 @@ const fn width_index(width: u8) -> usize {
 
 impl SidePlan {
     const fn new(n_heads: usize, head_dim: usize) -> Self {
-        let heads_per_block = MIN_BLOCK_VALUES.div_ceil(head_dim);
+        let heads_per_block = max(MIN_BLOCK_VALUES.div_ceil(max(head_dim, 1)), 1);
         Self {
             head_dim,
             heads_per_block,
@@ -96,7 +96,7 @@ impl SidePlan {
     }
 
     /// Bytes of one token's row of a plane, all blocks.
-    const fn token_bytes(&self, width: u8) -> usize {
+    pub const fn token_bytes(&self, width: u8) -> usize {
         let full = plane_row_bytes(width, self.heads_per_block * self.head_dim);
         let last = plane_row_bytes(width, self.block_values(self.n_blocks - 1));
         (self.n_blocks - 1) * full + last
@@ -355,20 +355,21 @@ impl Plan {
     }
 
     /// Bytes that one layer may use for units and records, of a buffer of `bytes`.
-    const fn layer_share(&self, bytes: usize) -> usize {
-        bytes.saturating_sub(self.fixed_bytes() + self.spare_units * self.unit_bytes) / self.shape.n_layers
+    pub const fn layer_share(&self, bytes: usize) -> usize {
+        let shared = bytes.saturating_sub(self.fixed_bytes() + self.spare_units * self.unit_bytes);
+        shared / max(self.shape.n_layers, 1)
     }
 
     /// Span records per layer for which a buffer of fixed length keeps room.
     pub const fn reserved_records(&self, bytes: usize) -> usize {
         let share = self.layer_share(bytes).saturating_sub(self.hot_units(self.hot_len) * self.unit_bytes);
-        share / (self.floor_units() * self.unit_bytes + self.record_bytes) + 1
+        share / max(self.floor_units() * self.unit_bytes + self.record_bytes, 1) + 1
     }
 
     /// Units that one layer may hold in a buffer of fixed length.
     pub const fn fixed_quota(&self, bytes: usize) -> usize {
         let records = self.reserved_records(bytes) * self.record_bytes;
-        self.layer_share(bytes).saturating_sub(records) / self.unit_bytes
+        self.layer_share(bytes).saturating_sub(records) / max(self.unit_bytes, 1)
     }
 
     /// Units that one layer may hold at `len` tokens with `n_spans` spans, for a compression budget.
@@ -379,15 +380,15 @@ impl Plan {
         // Records take their room from units, which do not shrink: count all that there will be by then.
         let n_spans = max(
             n_spans,
-            COMPRESSION_FROM_TOKENS.saturating_sub(self.policy.recent_len as usize) / self.span_len,
+            COMPRESSION_FROM_TOKENS.saturating_sub(self.policy.recent_len as usize) / max(self.span_len, 1),
         );
         let fp16 = len as u64 * self.shape.fp16_bytes_per_token() as u64;
-        let allowed = fp16 * 100 / hundredths as u64;
+        let allowed = fp16 * 100 / max(hundredths as usize, 1) as u64;
         // Storage grows in steps of 1/512, and units freed by a demotion may wait for the next span: leave
         // room for both.
         let allowed = (allowed - allowed / 256) as usize;
         let allowed = allowed.saturating_sub(size_of::<super::KvCache<'static>>());
-        self.layer_share(allowed).saturating_sub(n_spans * self.record_bytes) / self.unit_bytes
+        self.layer_share(allowed).saturating_sub(n_spans * self.record_bytes) / max(self.unit_bytes, 1)
     }
 
     /// The most tokens that a quota of units per layer can hold, everything at the floor.
@@ -396,7 +397,7 @@ impl Plan {
         if quota < hot_full {
             return self.n_sink + self.hot_capacity(quota);
         }
-        let mut spans = (quota - hot_full) / self.floor_units() + 1;
+        let mut spans = (quota - hot_full) / max(self.floor_units(), 1) + 1;
         if spans > max_spans {
             spans = max_spans;
         }
@@ -421,7 +422,7 @@ impl Plan {
     }
 }
 
-const fn max(a: usize, b: usize) -> usize {
+pub(crate) const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
 }
 

@@ -68,10 +68,17 @@ impl Pool {
         (self.n_records - self.n_free_records.min(self.n_records)) as usize
     }
 
+    /// Bytes of the fixed parts and of all units and records up to now, free ones too.
+    pub fn used_bytes(&self, plan: &Plan) -> usize {
+        plan.fixed_bytes()
+            + self.n_units as usize * plan.unit_bytes
+            + self.n_records as usize * plan.record_bytes
+    }
+
     /// Makes room for `extra` more bytes between units and records.
-    fn make_room<S: Storage>(&mut self, plan: &Plan, storage: &mut S, extra: usize) -> bool {
+    pub fn make_room<S: Storage>(&mut self, plan: &Plan, storage: &mut S, extra: usize) -> bool {
         let records = self.n_records as usize * plan.record_bytes;
-        let used = plan.fixed_bytes() + self.n_units as usize * plan.unit_bytes + records;
+        let used = self.used_bytes(plan);
         let old = storage.bytes().len();
         if used + extra <= old {
             return true;
@@ -131,7 +138,8 @@ impl Pool {
     }
 }
 
-fn unit_offset(plan: &Plan, id: u32) -> usize {
+/// Where unit `id` begins.
+pub(crate) fn unit_offset(plan: &Plan, id: u32) -> usize {
     (id as usize).saturating_mul(plan.unit_bytes).saturating_add(plan.fixed_bytes())
 }
 

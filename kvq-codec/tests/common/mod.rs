@@ -1,6 +1,8 @@
 //! Plain float attention and reproducible inputs: what the packed cache is compared with.
 #![allow(dead_code)]
 
+pub mod snapshots;
+
 use kvq_codec::{KvShape, Policy, Storage};
 
 /// Memory that grows, as a host lends it.
