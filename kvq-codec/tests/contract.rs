@@ -178,26 +178,9 @@ fn without_demotion_the_tiers_under_pressure_are_not_used() {
 
 #[test]
 fn storage_that_cannot_grow_when_it_should_is_an_error() {
-    struct Stuck(Vec<u8>);
-    impl kvq_codec::Storage for Stuck {
-        const GROWS: bool = true;
-        fn bytes(&self) -> &[u8] {
-            &self.0
-        }
-        fn bytes_mut(&mut self) -> &mut [u8] {
-            &mut self.0
-        }
-        fn grow(&mut self, len: usize) -> bool {
-            if len > 20_000 {
-                return false;
-            }
-            self.0.resize(len, 0);
-            true
-        }
-    }
+    let storage = common::Limited { bytes: Vec::new(), most: 20_000 };
     let mut cache =
-        kvq_codec::Cache::new(SHAPE, aged(&[Layout::S4], 16, 16), Backend::SCALAR, Stuck(Vec::new()))
-            .unwrap();
+        kvq_codec::Cache::new(SHAPE, aged(&[Layout::S4], 16, 16), Backend::SCALAR, storage).unwrap();
     let sequence = Sequence::new(SHAPE, 1, 2);
     let (k, v) = (sequence.slab(0, 1, true), sequence.slab(0, 1, false));
     let error = (0..1000).find_map(|_| cache.append(0, 1, &k, &v).err()).unwrap();

@@ -5,8 +5,7 @@ mod common;
 use common::aged;
 use common::snapshots::{append, filled, message_names, patched, refused, snapshot};
 use kvq_codec::{
-    Backend, Budget, Cache, Error, KvCache, KvShape, Layout, Policy, SnapshotInfo, Storage, WhenFull,
-    minimum_bytes,
+    Backend, Budget, Cache, Error, KvCache, KvShape, Layout, Policy, SnapshotInfo, WhenFull, minimum_bytes,
 };
 
 const SHAPE: KvShape = KvShape::new(2, 1, 32).with_value_head_dim(36);
@@ -142,25 +141,9 @@ fn a_buffer_without_room_says_how_long_it_must_be() {
 
 #[test]
 fn storage_that_cannot_grow_leaves_the_cache_as_it_was() {
-    struct Stuck(Vec<u8>, usize);
-    impl Storage for Stuck {
-        const GROWS: bool = true;
-        fn bytes(&self) -> &[u8] {
-            &self.0
-        }
-        fn bytes_mut(&mut self) -> &mut [u8] {
-            &mut self.0
-        }
-        fn grow(&mut self, len: usize) -> bool {
-            let fits = len <= self.1;
-            if fits {
-                self.0.resize(len, 0);
-            }
-            fits
-        }
-    }
+    let storage = common::Limited { bytes: Vec::new(), most: 14_000 };
     let parent = filled(SHAPE, policy(), 200);
-    let mut cache = Cache::new(SHAPE, policy(), Backend::detect(), Stuck(Vec::new(), 14_000)).unwrap();
+    let mut cache = Cache::new(SHAPE, policy(), Backend::detect(), storage).unwrap();
     append(&mut cache, 9, 60);
     let error = refused(&mut cache, &snapshot(&parent));
     assert!(matches!(error, Error::Grow { needed, got } if needed > got && needed > 14_000), "{error}");

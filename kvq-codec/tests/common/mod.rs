@@ -27,6 +27,33 @@ impl Storage for Growing {
     }
 }
 
+/// Memory that grows up to a limit.
+#[derive(Debug)]
+pub struct Limited {
+    pub bytes: Vec<u8>,
+    pub most: usize,
+}
+
+impl Storage for Limited {
+    const GROWS: bool = true;
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    fn grow(&mut self, len: usize) -> bool {
+        let fits = len <= self.most;
+        if fits {
+            self.bytes.resize(len, 0);
+        }
+        fits
+    }
+}
+
 /// A small reproducible generator.
 pub struct Random(u64);
 

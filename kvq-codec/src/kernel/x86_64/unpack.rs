@@ -186,7 +186,7 @@ fn one_bit<const D: usize>(rows: &[u8], token: usize, v: usize) -> __m256i {
     spread_bits(load_u32(rows, token * (D / 32) + v))
 }
 
-/// Levels of trellis codes.
+/// Levels of trellis codes, for heads whose rows do not fill a register of trellis bits: see [`TrellisBits`].
 #[inline]
 #[target_feature(enable = "avx2")]
 fn trellis_levels<const LAYOUT: u8, const D: usize>(
@@ -195,12 +195,38 @@ fn trellis_levels<const LAYOUT: u8, const D: usize>(
     v: usize,
     codebook: [__m256i; 2],
 ) -> __m256i {
-    let (z1, z0) = labels::<D>(if LAYOUT == Layout::T4.tag() { planes[2] } else { planes[1] }, token, v);
+    let bits = if LAYOUT == Layout::T4.tag() { planes[2] } else { planes[1] };
+    let (z1, z0) = labels::<D>(bits, token, v);
+    let high = match high_plane::<LAYOUT>(planes) {
+        Some(plane) => one_bit::<D>(plane, token, v),
+        None => _mm256_setzero_si256(),
+    };
+    levels_of_bits::<LAYOUT, D>(planes, (token, v), [spread_bits(z1), spread_bits(z0), high], codebook)
+}
+
+/// The plane of the bit that comes as a mask: the uppermost of T4, the only upper one of T2.
+#[inline]
+fn high_plane<'a, const LAYOUT: u8>(planes: &[&'a [u8]; MAX_PLANES]) -> Option<&'a [u8]> {
+    match Layout::from_tag(LAYOUT) {
+        Some(Layout::T4) => Some(planes[1]),
+        Some(Layout::T2) => Some(planes[0]),
+        _ => None,
+    }
+}
+
+/// Vector `v` of row `token` from the masks of both label bits and of the high bit.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn levels_of_bits<const LAYOUT: u8, const D: usize>(
+    planes: &[&[u8]; MAX_PLANES],
+    (token, v): (usize, usize),
+    [z1, z0, high]: [__m256i; 3],
+    codebook: [__m256i; 2],
+) -> __m256i {
     // Masks are -1: index = upper·4 + 2·z1 + z0.
-    let (z1, z0) = (spread_bits(z1), spread_bits(z0));
     let label = _mm256_add_epi8(_mm256_add_epi8(z1, z1), z0);
     if LAYOUT == Layout::T2.tag() {
-        let upper = _mm256_and_si256(one_bit::<D>(planes[0], token, v), _mm256_set1_epi8(4));
+        let upper = _mm256_and_si256(high, _mm256_set1_epi8(4));
         return _mm256_shuffle_epi8(codebook[0], _mm256_sub_epi8(upper, label));
     }
     let upper = _mm256_slli_epi16(two_bits::<D>(planes[0], token, v), 2);
@@ -209,10 +235,10 @@ fn trellis_levels<const LAYOUT: u8, const D: usize>(
     if LAYOUT == Layout::T3.tag() {
         return level;
     }
-    _mm256_blendv_epi8(level, _mm256_shuffle_epi8(codebook[1], index), one_bit::<D>(planes[1], token, v))
+    _mm256_blendv_epi8(level, _mm256_shuffle_epi8(codebook[1], index), high)
 }
 
-/// Both label bits of values `32·v ..`: parities of trellis bits, which wrap around the row.
+/// Both label bits of values `32·v ..`: parities of trellis bits, which wrap around the row. Heads of 32 and 192.
 #[inline]
 fn labels<const D: usize>(bits: &[u8], token: usize, v: usize) -> (u32, u32) {
     if D == 32 {
@@ -221,7 +247,7 @@ fn labels<const D: usize>(bits: &[u8], token: usize, v: usize) -> (u32, u32) {
     }
     let (n, w) = ((D / 64).max(1), v / 2);
     let word = load_u64(bits, token * n + w);
-    let before = if n == 1 { word } else { load_u64(bits, token * n + (w + n - 1) % n) };
+    let before = load_u64(bits, token * n + (w + n - 1) % n);
     let back = |by: u32| word << by | before >> (64 - by);
     let half = 32 * (v % 2);
     ((((word ^ back(1) ^ back(3)) >> half) as u32), (back(2) >> half) as u32)
@@ -231,7 +257,7 @@ fn labels<const D: usize>(bits: &[u8], token: usize, v: usize) -> (u32, u32) {
 struct TrellisBits {
     z1: __m256i,
     z0: __m256i,
-    /// The uppermost bit; of no meaning where a layout has none.
+    /// See [`high_plane`]; zeros where a layout has none.
     high: __m256i,
 }
 
@@ -243,8 +269,7 @@ impl TrellisBits {
     #[inline]
     #[target_feature(enable = "avx2")]
     fn load<const LAYOUT: u8, const D: usize>(planes: &[&[u8]; MAX_PLANES], i: usize) -> Self {
-        let four_bit = LAYOUT == Layout::T4.tag();
-        let u = load32_padded(if four_bit { planes[2] } else { planes[1] }, i);
+        let u = load32_padded(if LAYOUT == Layout::T4.tag() { planes[2] } else { planes[1] }, i);
         // The word before each, around the row.
         let before = match D {
             64 => u,
@@ -254,12 +279,9 @@ impl TrellisBits {
         let by_1 = _mm256_or_si256(_mm256_slli_epi64(u, 1), _mm256_srli_epi64(before, 63));
         let by_2 = _mm256_or_si256(_mm256_slli_epi64(u, 2), _mm256_srli_epi64(before, 62));
         let by_3 = _mm256_or_si256(_mm256_slli_epi64(u, 3), _mm256_srli_epi64(before, 61));
-        let high = if four_bit {
-            load32_padded(planes[1], i)
-        } else if LAYOUT == Layout::T2.tag() {
-            load32_padded(planes[0], i)
-        } else {
-            _mm256_setzero_si256()
+        let high = match high_plane::<LAYOUT>(planes) {
+            Some(plane) => load32_padded(plane, i),
+            None => _mm256_setzero_si256(),
         };
         Self { z1: _mm256_xor_si256(u, _mm256_xor_si256(by_1, by_3)), z0: by_2, high }
     }
@@ -273,21 +295,8 @@ impl TrellisBits {
         (token, k, v): (usize, usize, usize),
         codebook: [__m256i; 2],
     ) -> __m256i {
-        let (z1, z0) = (spread_word(self.z1, k), spread_word(self.z0, k));
-        // Masks are -1: index = upper·4 + 2·z1 + z0.
-        let label = _mm256_add_epi8(_mm256_add_epi8(z1, z1), z0);
-        if LAYOUT == Layout::T2.tag() {
-            let upper = _mm256_and_si256(spread_word(self.high, k), _mm256_set1_epi8(4));
-            return _mm256_shuffle_epi8(codebook[0], _mm256_sub_epi8(upper, label));
-        }
-        let upper = _mm256_slli_epi16(two_bits::<D>(planes[0], token, v), 2);
-        let index = _mm256_sub_epi8(upper, label);
-        let level = _mm256_shuffle_epi8(codebook[0], index);
-        if LAYOUT == Layout::T3.tag() {
-            return level;
-        }
-        let upper_level = _mm256_shuffle_epi8(codebook[1], index);
-        _mm256_blendv_epi8(level, upper_level, spread_word(self.high, k))
+        let masks = [spread_word(self.z1, k), spread_word(self.z0, k), spread_word(self.high, k)];
+        levels_of_bits::<LAYOUT, D>(planes, (token, v), masks, codebook)
     }
 }
 
