@@ -122,3 +122,23 @@ fn spans_are_demoted_at_their_age() {
         assert!(map[2].tokens == 32 && map[3].tokens == 32, "{map:?}");
     }
 }
+
+#[test]
+fn eviction_runs_on_in_the_least_bytes() {
+    let shape = KvShape::new(2, 2, 32);
+    let sequence = Sequence::new(shape, 600, 11);
+    let (keys, values) = (sequence.slab(0, 600, true), sequence.slab(0, 600, false));
+    let presets = [Policy::EIGHT_BIT, Policy::FOUR_X, Policy::FIVE_X, Policy::SIX_X];
+    let aged = aged(&[Layout::Q8, Layout::S4], 16, 16);
+    for policy in presets.into_iter().chain([aged]).map(|p| p.with_byte_budget(WhenFull::Evict)) {
+        for (span_len, recent_len) in [(16, 16), (32, 32), (64, 64), (64, 16)] {
+            let policy = Policy { span_len, recent_len, ..policy };
+            let mut memory = vec![0; minimum_bytes(shape, policy).unwrap()];
+            let mut cache = KvCache::new(shape, policy, Backend::detect(), &mut memory).unwrap();
+            for layer in 0..shape.n_layers {
+                cache.append(layer, 600, &keys, &values).unwrap_or_else(|e| panic!("{e}: {policy:?}"));
+            }
+            assert_eq!(cache.len(), 600);
+        }
+    }
+}

@@ -30,6 +30,11 @@ const COUNTER_BYTES: usize = 4 * (8 + 2 * MAX_TIERS);
 /// Bytes at the start of a span record: next, start, count, tiers.
 pub(crate) const RECORD_HEAD_BYTES: usize = 12;
 
+/// What a compression budget sets aside for the cache's struct. Its size differs with the width of a pointer,
+/// and spans must be demoted at the same lengths everywhere.
+const STRUCT_BYTES: usize = 512;
+const _: () = assert!(size_of::<super::KvCache<'static>>() <= STRUCT_BYTES);
+
 /// Length from which a compression budget holds; up to it, the bytes of this length may be used.
 pub const COMPRESSION_FROM_TOKENS: usize = 1024;
 
@@ -387,7 +392,7 @@ impl Plan {
         // Storage grows in steps of 1/512, and units freed by a demotion may wait for the next span: leave
         // room for both.
         let allowed = (allowed - allowed / 256) as usize;
-        let allowed = allowed.saturating_sub(size_of::<super::KvCache<'static>>());
+        let allowed = allowed.saturating_sub(STRUCT_BYTES);
         self.layer_share(allowed).saturating_sub(n_spans * self.record_bytes) / max(self.unit_bytes, 1)
     }
 
@@ -415,7 +420,12 @@ impl Plan {
     }
 
     pub const fn minimum_bytes(&self) -> usize {
-        let layer = self.hot_units(self.hot_len) * self.unit_bytes + 2 * self.record_bytes;
+        // What evicts must hold the span that it packs, beside the window that is full again by the next one.
+        let span = match self.policy.when_full {
+            crate::WhenFull::Evict => self.floor_units(),
+            _ => 0,
+        };
+        let layer = (self.hot_units(self.hot_len) + span) * self.unit_bytes + 2 * self.record_bytes;
         self.fixed_bytes()
             + self.spare_units * self.unit_bytes
             + self.shape.n_layers * (layer + self.unit_bytes)
@@ -427,7 +437,7 @@ pub(crate) const fn max(a: usize, b: usize) -> usize {
 }
 
 /// The least bytes with which a cache of this shape and policy works: the fixed parts and one full
-/// recent window in every layer.
+/// recent window in every layer, and one span where the policy evicts.
 ///
 /// # Errors
 /// [`Error::Shape`] or [`Error::Policy`].
