@@ -1,0 +1,52 @@
+//! Chooses the board, links for it, and has this host compute what the firmware must arrive at.
+//!
+//! `KVQ_BOARD` names a folder of `boards/`. Linker arguments are given here, not in a configuration file,
+//! since `RUSTFLAGS` would replace those.
+
+use std::path::Path;
+use std::{env, fs};
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=KVQ_BOARD");
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=boards");
+    let boards = Path::new(&env::var("CARGO_MANIFEST_DIR").unwrap()).join("boards");
+    let names = board_names(&boards);
+    let board =
+        env::var("KVQ_BOARD").unwrap_or_else(|_| panic!("KVQ_BOARD must name a board: {}", names.join(", ")));
+    assert!(names.contains(&board), "KVQ_BOARD={board} is none of the boards: {}", names.join(", "));
+    let script = fs::read_to_string(boards.join(&board).join("memory.x")).unwrap();
+    println!("cargo:rustc-link-search={}", boards.join(&board).display());
+    for argument in ["-Tlink.x", "-Tdefmt.x", "--nmagic"] {
+        println!("cargo:rustc-link-arg-bins={argument}");
+    }
+    println!("cargo:rustc-env=KVQ_BOARD={board}");
+    println!("cargo:rustc-env=KVQ_FLASH_BYTES={}", region_bytes(&script, "FLASH"));
+    println!("cargo:rustc-env=KVQ_RAM_BYTES={}", region_bytes(&script, "RAM"));
+
+    let host = kvq_replay::small(kvq_codec::Backend::detect(), &mut [0; kvq_replay::SMALL_BYTES]).unwrap();
+    let scalar = kvq_replay::small(kvq_codec::Backend::SCALAR, &mut [0; kvq_replay::SMALL_BYTES]).unwrap();
+    assert_eq!(host.cache, scalar.cache, "the host's backends disagree about the cache's bytes");
+    println!("cargo:rustc-env=KVQ_SMALL_CACHE={}", scalar.cache);
+    println!("cargo:rustc-env=KVQ_SMALL_OUTPUTS={}", scalar.outputs);
+}
+
+fn board_names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The length of a memory region of the linker script, in bytes.
+fn region_bytes(script: &str, region: &str) -> usize {
+    let line = script.lines().find(|line| line.trim_start().starts_with(region)).unwrap();
+    let length = line.rsplit('=').next().unwrap().trim();
+    let (digits, unit) = length.split_at(length.len() - 1);
+    let unit = match unit {
+        "K" => 1024,
+        "M" => 1024 * 1024,
+        _ => panic!("length {length} of {region} must end in K or M"),
+    };
+    digits.parse::<usize>().unwrap() * unit
+}
