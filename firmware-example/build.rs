@@ -22,13 +22,20 @@ fn main() {
     }
     println!("cargo:rustc-env=KVQ_BOARD={board}");
     println!("cargo:rustc-env=KVQ_FLASH_BYTES={}", region_bytes(&script, "FLASH"));
-    println!("cargo:rustc-env=KVQ_RAM_BYTES={}", region_bytes(&script, "RAM"));
+    let ram_bytes = region_bytes(&script, "RAM");
+    println!("cargo:rustc-env=KVQ_RAM_BYTES={ram_bytes}");
 
     let host = kvq_replay::small(kvq_codec::Backend::detect(), &mut [0; kvq_replay::SMALL_BYTES]).unwrap();
     let scalar = kvq_replay::small(kvq_codec::Backend::SCALAR, &mut [0; kvq_replay::SMALL_BYTES]).unwrap();
     assert_eq!(host.cache, scalar.cache, "the host's backends disagree about the cache's bytes");
     println!("cargo:rustc-env=KVQ_SMALL_CACHE={}", scalar.cache);
     println!("cargo:rustc-env=KVQ_SMALL_OUTPUTS={}", scalar.outputs);
+
+    let stream = kvq_replay::stream::Stream::for_ram(ram_bytes);
+    let mut memory = vec![0; stream.budget_bytes];
+    let outputs = stream.read(kvq_codec::Backend::SCALAR, &mut memory, |_| {}).unwrap();
+    println!("cargo:rustc-env=KVQ_STREAM_CACHE={}", kvq_replay::Hash::of(&memory).value());
+    println!("cargo:rustc-env=KVQ_STREAM_OUTPUTS={outputs}");
 }
 
 fn board_names(folder: &Path) -> Vec<String> {

@@ -9,6 +9,10 @@ use cortex_m as _;
 use defmt_semihosting as _;
 
 pub mod board;
+pub mod counter;
 pub mod exit;
+pub mod flash;
+pub mod log;
+pub mod stack;
 
 pub use kvq_replay::Hash;

@@ -49,7 +49,7 @@ fn firmware(tally: &mut Tally) {
     let mut format = cargo();
     format.args(["fmt", "--all", "--check", "--manifest-path"]).arg(&manifest);
     tally.step(&render(&format), || run_tool(&mut format, INSTALL_CARGO));
-    let mut lint = qemu::cargo_for(&qemu::BOARDS[0], "clippy");
+    let mut lint = qemu::cargo_for(&qemu::BOARDS[0], "clippy", "release");
     lint.args(["--workspace", "--", "-D", "warnings"]);
     tally.step(&render(&lint), || run_tool(&mut lint, INSTALL_CARGO));
     for board in &qemu::BOARDS {

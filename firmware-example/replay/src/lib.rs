@@ -1,12 +1,14 @@
 //! Sequences of cache calls that a host and a microcontroller do alike, and a hash to compare the bytes by.
 //!
 //! [`golden`] fills a cache exactly as the codec's `tests/golden.rs` does, whose files the host's tests
-//! compare with; [`small`] appends, attends, trims and evicts in a few kilobytes.
+//! compare with; [`small`] appends, attends, trims and evicts in a few kilobytes; [`stream`] reads a text far
+//! longer than its cache.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod golden;
 mod small;
+pub mod stream;
 
 pub use small::{SMALL_BYTES, SmallResult, small};
 

@@ -1,8 +1,8 @@
 //! One layer, one head, a few kilobytes: append, attend, trim back, demote, evict.
 
-use kvq_codec::{Backend, Error, KvCache, KvShape, Policy, Side, WhenFull, minimum_bytes};
+use kvq_codec::{Backend, Error, KvCache, KvShape, Policy, WhenFull, minimum_bytes};
 
-use crate::{Hash, Random};
+use crate::{Hash, Random, stream};
 
 const HEAD_DIM: usize = 32;
 const SHAPE: KvShape = KvShape::new(1, 1, HEAD_DIM);
@@ -49,7 +49,7 @@ pub fn small(backend: Backend, memory: &mut [u8; SMALL_BYTES]) -> Result<SmallRe
         memory.fill(0);
         let mut cache = KvCache::new(SHAPE, POLICY, backend, &mut memory[..])?;
         rollback_exact &= fill(&mut cache, n_tokens, &mut outputs)?;
-        held_tokens = cache.tier_map(0, Side::Key)?.iter().map(|tier| tier.tokens).sum();
+        held_tokens = stream::held_tokens(&cache, 0)?;
         len_tokens = cache.len();
         cache_hash.add(memory);
     }
