@@ -6,6 +6,8 @@
 use std::path::Path;
 use std::{env, fs};
 
+use kvq_tiny::{Image, Scratch, Tokenizer, demo};
+
 fn main() {
     println!("cargo:rerun-if-env-changed=KVQ_BOARD");
     println!("cargo:rerun-if-changed=build.rs");
@@ -36,6 +38,48 @@ fn main() {
     let outputs = stream.read(kvq_codec::Backend::SCALAR, &mut memory, |_| {}).unwrap();
     println!("cargo:rustc-env=KVQ_STREAM_CACHE={}", kvq_replay::Hash::of(&memory).value());
     println!("cargo:rustc-env=KVQ_STREAM_OUTPUTS={outputs}");
+    if env::var_os("CARGO_FEATURE_GENERATE").is_some() {
+        run_model();
+    }
+}
+
+/// Generates here what the firmware is to generate, and hands it over: tokens and hashes in
+/// `$OUT_DIR/expected.rs`, sizes of buffers as variables.
+fn run_model() {
+    println!("cargo:rerun-if-env-changed=KVQ_IMAGE");
+    let path = env::var("KVQ_IMAGE").unwrap_or_else(|_| {
+        panic!("KVQ_IMAGE must name a model image: cargo run --release -- export --model builtin --out FILE")
+    });
+    println!("cargo:rerun-if-changed={path}");
+    let bytes = fs::read(&path).unwrap_or_else(|error| panic!("KVQ_IMAGE={path}: {error}"));
+    let image = Image::parse(&bytes).unwrap_or_else(|error| panic!("KVQ_IMAGE={path}: {error}"));
+    let shape = image.shape();
+    let capacity = kvq_codec::capacity_tokens(shape.kv_shape(), demo::POLICY, demo::CACHE_BYTES).unwrap();
+    let mut prompt = [0; demo::MAX_PROMPT];
+    let n_prompt = Tokenizer::new(image).encode_into(demo::PROMPT, &mut prompt).unwrap();
+    let n_new = capacity.min(shape.n_positions) - n_prompt + 1;
+    let (mut tokens, mut hashes) = (Vec::new(), Vec::new());
+    let (mut cache, mut floats, mut codes) = (
+        vec![0; demo::CACHE_BYTES],
+        vec![0.0; Scratch::floats_needed(shape)],
+        vec![0; Scratch::codes_needed(shape)],
+    );
+    let buffers =
+        demo::Buffers { cache: &mut cache, scratch: Scratch { floats: &mut floats, codes: &mut codes } };
+    let observe = |event: demo::Event<'_>| match event {
+        demo::Event::Token(token, _) => tokens.push(token),
+        demo::Event::Hash(len, hash) => hashes.push((len, hash)),
+    };
+    let backend = kvq_codec::Backend::SCALAR;
+    demo::generate(image, backend, demo::PROMPT, n_new, buffers, observe, |_| {}).unwrap();
+    let expected = format!(
+        "const TOKENS: [u32; {n_new}] = {tokens:?};\nconst HASHES: [(usize, u64); {}] = {hashes:?};\n",
+        hashes.len()
+    );
+    fs::write(Path::new(&env::var("OUT_DIR").unwrap()).join("expected.rs"), expected).unwrap();
+    println!("cargo:rustc-env=KVQ_IMAGE_PATH={}", Path::new(&path).canonicalize().unwrap().display());
+    println!("cargo:rustc-env=KVQ_SCRATCH_FLOATS={}", floats.len());
+    println!("cargo:rustc-env=KVQ_SCRATCH_CODES={}", codes.len());
 }
 
 fn board_names(folder: &Path) -> Vec<String> {

@@ -31,14 +31,16 @@ pub fn static_bytes() -> usize {
 
 /// Paints the unused stack, runs `body`, and returns the bytes of stack that `body` took.
 ///
-/// 0 would mean that nothing was written; a `body` that overflows into the static variables reports all
-/// the room there is.
+/// Panics if no paint is left: then the stack has grown into the static variables, and nothing that was
+/// computed can be trusted.
 #[inline(never)]
 pub fn used_bytes(body: impl FnOnce()) -> usize {
     let top = msp::read() as usize;
     paint();
     call(body);
-    top - lowest_written()
+    let lowest = lowest_written();
+    assert!(lowest > bottom(), "the stack has grown into the static variables");
+    top - lowest
 }
 
 /// Keeps what `body` needs out of the frame in which the stack pointer was read.

@@ -48,6 +48,9 @@ const SELFTEST: Program = Program { name: "selftest", profile: "release" };
 const FOOTPRINT: Program = Program { name: "footprint", profile: "release" };
 const STREAM: Program = Program { name: "stream", profile: "release" };
 
+/// Needs a model image.
+const GENERATE: Program = Program { name: "generate", profile: "release" };
+
 /// What every board runs.
 const COMMON: &[Program] = &[SELFTEST, STREAM, FOOTPRINT];
 
@@ -56,6 +59,7 @@ const FIRST: &[Program] = &[
     SELFTEST,
     STREAM,
     FOOTPRINT,
+    GENERATE,
     Program { name: "size_empty", profile: "release" },
     Program { name: "size_cache", profile: "release" },
     Program { name: "size_empty", profile: "small" },
@@ -147,7 +151,7 @@ fn target_dir() -> PathBuf {
 }
 
 /// `cargo VERB` for a board.
-pub fn cargo_for(board: &Board, verb: &str, profile: &str) -> Command {
+fn cargo_for(board: &Board, verb: &str, profile: &str) -> Command {
     let mut cargo = cargo();
     cargo.args([verb, "--profile", profile, "--target", board.target, "--manifest-path"]).arg(manifest());
     cargo.env("KVQ_BOARD", board.name).env("DEFMT_LOG", "info").env("CARGO_TARGET_DIR", target_dir());
@@ -156,9 +160,24 @@ pub fn cargo_for(board: &Board, verb: &str, profile: &str) -> Command {
     cargo
 }
 
+/// Lints of every firmware program, for the first board.
+///
+/// # Errors
+/// A warning, or a model image that cannot be written.
+pub fn lint() -> Result<()> {
+    let mut lint = cargo_for(&BOARDS[0], "clippy", "release");
+    lint.args(["--workspace", "--features", "generate"]).env("KVQ_IMAGE", export_image()?);
+    lint.args(["--", "-D", "warnings"]);
+    println!("$ {}", render(&lint));
+    run_tool(&mut lint, INSTALL_CARGO)
+}
+
 fn check(board: &Board, program: &Program, bless: bool) -> Result<()> {
     let mut build = cargo_for(board, "build", program.profile);
     build.args(["--quiet", "--bin", program.name]);
+    if program.name == GENERATE.name {
+        build.args(["--features", "generate"]).env("KVQ_IMAGE", export_image()?);
+    }
     println!("$ {}", render(&build));
     run_tool(&mut build, INSTALL_CARGO)?;
     let elf = target_dir().join(board.target).join(program.profile).join(program.name);
@@ -180,6 +199,17 @@ fn check(board: &Board, program: &Program, bless: bool) -> Result<()> {
     compare(&blessed, &log).map_err(|error| {
         anyhow!("{error:#}\n  if it should be so: cargo xtask qemu --board {} --bless", board.name)
     })
+}
+
+/// Has the host program write the image of the built-in model, and returns where it is.
+fn export_image() -> Result<PathBuf> {
+    let image = target_dir().join("builtin.image");
+    fs::create_dir_all(target_dir()).with_context(|| format!("creating {}", target_dir().display()))?;
+    let mut export = cargo();
+    export.args(["run", "--quiet", "--release", "-p", "kvq-host", "--", "export", "--out"]).arg(&image);
+    println!("$ {}", render(&export));
+    run_tool(&mut export, INSTALL_CARGO)?;
+    Ok(image)
 }
 
 /// Runs the program to its end and returns its log, one line per frame.

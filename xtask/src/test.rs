@@ -49,9 +49,7 @@ fn firmware(tally: &mut Tally) {
     let mut format = cargo();
     format.args(["fmt", "--all", "--check", "--manifest-path"]).arg(&manifest);
     tally.step(&render(&format), || run_tool(&mut format, INSTALL_CARGO));
-    let mut lint = qemu::cargo_for(&qemu::BOARDS[0], "clippy", "release");
-    lint.args(["--workspace", "--", "-D", "warnings"]);
-    tally.step(&render(&lint), || run_tool(&mut lint, INSTALL_CARGO));
+    tally.step("lints of the firmware", qemu::lint);
     for board in &qemu::BOARDS {
         let name = format!("cargo xtask qemu --board {}", board.name);
         tally.step(&name, || qemu::check_board(board));

@@ -10,35 +10,8 @@ pub mod golden;
 mod small;
 pub mod stream;
 
+pub use kvq_tiny::Hash;
 pub use small::{SMALL_BYTES, SmallResult, small};
-
-/// FNV-1a of 64 bits, over bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hash(u64);
-
-impl Hash {
-    /// The hash of nothing.
-    pub const EMPTY: Self = Self(0xcbf2_9ce4_8422_2325);
-
-    /// Takes in more bytes.
-    pub fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    /// The hash of `bytes`.
-    pub fn of(bytes: &[u8]) -> Self {
-        let mut hash = Self::EMPTY;
-        hash.add(bytes);
-        hash
-    }
-
-    /// The number.
-    pub const fn value(self) -> u64 {
-        self.0
-    }
-}
 
 /// A small reproducible generator (xorshift of 64 bits).
 #[derive(Debug)]
