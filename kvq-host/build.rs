@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the program is built from, relative to this package.
-const SOURCES: [&str; 5] = ["src", "Cargo.toml", "../kvq-codec/src", "../Cargo.toml", "../Cargo.lock"];
+const SOURCES: [&str; 6] =
+    ["src", "Cargo.toml", "../kvq-codec/src", "../kvq-tiny/src", "../Cargo.toml", "../Cargo.lock"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -2,6 +2,7 @@
 
 mod fetch_model;
 mod golden;
+mod qemu;
 mod setup;
 mod test;
 mod tool;
@@ -24,6 +25,8 @@ enum Verb {
     Setup,
     /// Run every check, in order, and count them.
     Test,
+    /// Build the firmware, run it under QEMU and compare its logs with the blessed ones.
+    Qemu(qemu::Args),
     /// Write the codec's golden files anew, after a deliberate change of the format.
     Golden,
     /// Put a real model under models/.
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().verb {
         Verb::Setup => setup::run(),
         Verb::Test => test::run(),
+        Verb::Qemu(args) => qemu::run(&args),
         Verb::Golden => golden::run(),
         Verb::FetchModel(args) => fetch_model::run(&args),
         Verb::Train(args) => train::run(&args),

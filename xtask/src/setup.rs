@@ -14,7 +14,8 @@ pub const THUMB_TARGETS: [&str; 4] =
     ["thumbv6m-none-eabi", "thumbv7m-none-eabi", "thumbv7em-none-eabihf", "thumbv8m.main-none-eabihf"];
 
 const INSTALL_RUST: &str = "install Rust from https://rustup.rs";
-const QEMU: &str = "qemu-system-arm";
+/// The emulator of Arm boards.
+pub const QEMU: &str = "qemu-system-arm";
 
 pub fn run() -> Result<()> {
     ensure_thumb_targets()?;
@@ -63,6 +64,17 @@ fn has_target(target: &str) -> Result<bool> {
     rustc.args(["--print", "target-libdir", "--target", target]);
     let folder = capture(&mut rustc, INSTALL_RUST)?;
     Ok(Path::new(folder.trim()).is_dir())
+}
+
+/// Whether QEMU is there.
+///
+/// # Errors
+/// With the command that installs it, if it is not.
+pub fn require_qemu() -> Result<()> {
+    if succeeds(command(QEMU).arg("--version")) {
+        return Ok(());
+    }
+    bail!("{QEMU} was not found: cargo xtask setup, or sudo apt-get install -y {QEMU}")
 }
 
 fn ensure_qemu() -> Result<()> {

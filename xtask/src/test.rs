@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::qemu;
 use crate::setup::{THUMB_TARGETS, ensure_thumb_targets};
 use crate::tool::{capture, cargo, python, render, run as run_tool};
 
@@ -38,10 +39,24 @@ pub fn run() -> Result<()> {
         &["doc", "--release", "--no-deps", "-p", "kvq-codec", "-p", "kvq-host"],
         &[("RUSTDOCFLAGS", "-Dwarnings")],
     );
+    firmware(&mut tally);
     let mut smoke = cargo();
     smoke.args(["run", "--release"]);
     tally.step(&render(&smoke), || first_command(&mut smoke));
     tally.finish()
+}
+
+/// The firmware's own workspace: format, lints, and its programs on every emulated board.
+fn firmware(tally: &mut Tally) {
+    let manifest = qemu::manifest();
+    let mut format = cargo();
+    format.args(["fmt", "--all", "--check", "--manifest-path"]).arg(&manifest);
+    tally.step(&render(&format), || run_tool(&mut format, INSTALL_CARGO));
+    tally.step("lints of the firmware", qemu::lint);
+    for board in &qemu::BOARDS {
+        let name = format!("cargo xtask qemu --board {}", board.name);
+        tally.step(&name, || qemu::check_board(board));
+    }
 }
 
 /// `RUSTFLAGS` replaces the flags of .cargo/config.toml, so those are repeated.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use super::generate_image;
 use super::shared::{self, CommonArgs, Session, UsageError, usage};
 use crate::measure::CacheChoice;
 use crate::model::{GenerateOptions, Generator, StopReason};
@@ -19,11 +20,16 @@ pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
     /// Text to continue.
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "image"])]
     prompt: Option<String>,
     /// File with the text to continue.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
+    /// Run this model image (`kvq export`) with the firmware's arithmetic and cache, to the bit; without a
+    /// prompt it is the firmware's.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "policy", "dense", "context", "temperature",
+          "top_p", "backend", "threads", "json"])]
+    image: Option<PathBuf>,
     /// Preset or .toml file.
     #[arg(long, value_name = "PRESET|FILE", default_value = "4x")]
     policy: String,
@@ -73,19 +79,17 @@ fn top_p(text: &str) -> Result<f64, String> {
 /// # Errors
 /// [`UsageError`], or a failure of the model, the cache or a file.
 pub fn run(args: &Args) -> Result<()> {
+    let given = prompt(args)?;
+    if let Some(image) = &args.image {
+        return generate_image::run(image, given.as_ref().map(|(_, text)| text.as_str()), args.new_tokens);
+    }
     let cache = match args.dense {
         Some(Dense::F32) => CacheChoice::DenseF32,
         Some(Dense::F16) => CacheChoice::DenseF16,
         None => CacheChoice::Packed(shared::policies(std::slice::from_ref(&args.policy))?.remove(0)),
     };
-    let (prompt_name, prompt) = match (&args.prompt, &args.prompt_file) {
-        (Some(prompt), _) => ("--prompt".to_owned(), prompt.clone()),
-        (None, Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("--prompt-file {}: cannot read the file", path.display()))?;
-            (path.display().to_string(), text)
-        }
-        (None, None) => return Err(UsageError("--prompt or --prompt-file is needed".into()).into()),
+    let Some((prompt_name, prompt)) = given else {
+        return Err(UsageError("--prompt or --prompt-file is needed".into()).into());
     };
     let session = args.common.start()?;
     let tokens = session.loaded.tokenizer.encode(&prompt, true)?;
@@ -128,6 +132,19 @@ pub fn run(args: &Args) -> Result<()> {
     record.notes.push(format!("generation ended: {}", stop.describe()));
     record.runs = vec![run];
     record.write_json(target)
+}
+
+/// The prompt and what it is called in records, if there is one.
+fn prompt(args: &Args) -> Result<Option<(String, String)>> {
+    Ok(match (&args.prompt, &args.prompt_file) {
+        (Some(prompt), _) => Some(("--prompt".to_owned(), prompt.clone())),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("--prompt-file {}: cannot read the file", path.display()))?;
+            Some((path.display().to_string(), text))
+        }
+        (None, None) => None,
+    })
 }
 
 /// Generates, and writes the text to standard output as it comes if it is `shown`.

@@ -4,7 +4,9 @@
 
 mod bench;
 mod eval;
+mod export;
 mod generate;
+mod generate_image;
 mod shared;
 mod text;
 mod threads;
@@ -32,6 +34,8 @@ enum Verb {
     Bench(bench::Args),
     /// Continue a prompt with one cache.
     Generate(generate::Args),
+    /// Write a model image for the firmware.
+    Export(export::Args),
     /// Quality of caches on a text, against the dense f32 cache.
     Eval(eval::Args),
 }
@@ -46,6 +50,7 @@ impl Cli {
             None => bench::run(&self.bench),
             Some(Verb::Bench(args)) => bench::run(args),
             Some(Verb::Generate(args)) => generate::run(args),
+            Some(Verb::Export(args)) => export::run(args),
             Some(Verb::Eval(args)) => eval::run(args),
         }
     }

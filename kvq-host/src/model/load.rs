@@ -17,9 +17,9 @@ use super::weights::{Checkpoint, safetensors_files};
 use super::{LanguageModel, TextTokenizer, hub};
 
 /// The model inside this program, in Hugging Face's layout.
-const BUILTIN_CONFIG: &str = include_str!("../../assets/builtin/config.json");
-const BUILTIN_TOKENIZER: &[u8] = include_bytes!("../../assets/builtin/tokenizer.json");
-const BUILTIN_WEIGHTS: &[u8] = include_bytes!("../../assets/builtin/model.safetensors");
+pub(super) const BUILTIN_CONFIG: &str = include_str!("../../assets/builtin/config.json");
+pub(super) const BUILTIN_TOKENIZER: &[u8] = include_bytes!("../../assets/builtin/tokenizer.json");
+pub(super) const BUILTIN_WEIGHTS: &[u8] = include_bytes!("../../assets/builtin/model.safetensors");
 
 /// Where a model came from, for records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ fn gguf(path: &Path) -> Result<LoadedModel> {
     })
 }
 
-fn folder_files(folder: &Path) -> Result<hub::Files> {
+pub(super) fn folder_files(folder: &Path) -> Result<hub::Files> {
     let generation_config = folder.join("generation_config.json");
     Ok(hub::Files {
         config: folder.join("config.json"),

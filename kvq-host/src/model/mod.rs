@@ -4,6 +4,7 @@ mod forward;
 pub mod generate;
 pub mod gpt2;
 mod hub;
+mod image;
 mod linear;
 mod llama;
 mod load;
@@ -19,6 +20,7 @@ use kvq_codec::KvShape;
 
 use crate::kv_store::KvStore;
 pub use generate::{GenerateOptions, Generation, Generator, StopReason, generate, prefill};
+pub use image::export;
 pub use llama::Llama;
 pub use load::{LoadedModel, ModelInfo, load, load_weights};
 pub use tokenizer::{TextStream, TextTokenizer};

@@ -1,0 +1,43 @@
+//! `export`: a model image for the firmware.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use kvq_tiny::Image;
+
+use crate::model;
+
+/// Flags of `export`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Model of the GPT-2 architecture: `builtin`, or a folder with config.json, tokenizer.json and
+    /// safetensors files.
+    #[arg(long, value_name = "NAME|PATH", default_value = "builtin")]
+    model: String,
+    /// File to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A model that is not of the GPT-2 architecture or too wide for an image, or a file that cannot be written.
+pub fn run(args: &Args) -> Result<()> {
+    let bytes = model::export(&args.model)?;
+    let image = Image::parse(&bytes)?;
+    let shape = image.shape();
+    std::fs::write(&args.out, &bytes).with_context(|| format!("--out {}", args.out.display()))?;
+    println!(
+        "{}: {} bytes, checksum {:016x}; {} layers of width {}, {} heads, {} tokens, {} positions",
+        args.out.display(),
+        bytes.len(),
+        image.checksum(),
+        shape.n_layers,
+        shape.width,
+        shape.n_heads,
+        shape.n_tokens,
+        shape.n_positions
+    );
+    Ok(())
+}
