@@ -171,7 +171,9 @@ impl<S: Storage> Cache<S> {
             rest = tail;
             let mut x = [0.0f32; MAX_HEAD_DIM];
             let x = x.get_mut(..key_dim).unwrap_or(&mut []);
-            x.copy_from_slice(query);
+            for (to, from) in x.iter_mut().zip(query) {
+                *to = *from;
+            }
             self.backend.rotate(self.key_rotation(), x);
             line.factor = tile.queries.quantize(i, x) * softmax_scale;
             line.state = FoldState::EMPTY;
