@@ -350,9 +350,6 @@ impl<S: Storage> Cache<S> {
                 self.prefetch_keys(next, &key);
             }
             let scales = self.fold(&segment, work, tile);
-            for sums in work.sums.iter_mut().take(n) {
-                sums.get_mut(..value_dim).unwrap_or(&mut []).fill(0);
-            }
             let Part { row, layout, rows: values } = &segment.value;
             let weights = (n, &work.weights);
             self.backend.accumulate_values(

@@ -193,7 +193,7 @@ impl Backend {
         dispatch!(self, fold(fold, state, weights))
     }
 
-    /// Integer sums: `sums[q][d] += Σ weight(q, t) · level(t, d)` over one head.
+    /// Integer sums: `sums[q][d] = Σ weight(q, t) · level(t, d)` over one head.
     ///
     /// Weights are at most 127 except for [`Layout::Q8`], where they are at most 32,767; up to the next whole
     /// eight of tokens they are 0.
@@ -322,7 +322,7 @@ mod tests {
             for weight in weights.iter_mut().flat_map(|w| w.iter_mut().take(rows.n)) {
                 *weight = (random.next() % bound) as i16;
             }
-            let (mut expected, mut got) = ([[0; MAX_HEAD_DIM]; TILE], [[0; MAX_HEAD_DIM]; TILE]);
+            let (mut expected, mut got) = ([[7; MAX_HEAD_DIM]; TILE], [[7; MAX_HEAD_DIM]; TILE]);
             let (weights, mut levels) = ((n, &weights), Levels::new());
             Backend::SCALAR.accumulate_values(layout, &rows, head, weights, &mut levels, &mut expected);
             backend.accumulate_values(layout, &rows, head, weights, &mut levels, &mut got);

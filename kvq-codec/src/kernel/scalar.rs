@@ -98,6 +98,9 @@ pub(super) fn accumulate_values(
     (n_queries, weights): (usize, &Weights),
     sums: &mut Sums,
 ) {
+    for sums in sums.iter_mut().take(n_queries) {
+        sums.get_mut(..head.head_dim).unwrap_or(&mut []).fill(0);
+    }
     for_each_token(layout, rows, head, |token, levels| {
         for (weights, sums) in weights.iter().zip(sums.iter_mut()).take(n_queries) {
             let weight = weights.get(token).map_or(0, |&w| i32::from(w));

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::by_dim;
-use super::load::{load_sums, load_u32, load_vector, load_weights, load8_as_16, store_bytes, store_sums};
+use super::load::{load_u32, load_vector, load_weights, load8_as_16, store_bytes, store_sums};
 use super::unpack::unpack_quads;
 use crate::block::{Layout, Rows};
 use crate::kernel::{Levels, SEGMENT, Sums, Weights};
@@ -51,8 +51,8 @@ fn precise<const V: usize, const N: usize>(rows: &Rows<'_>, weights: &Weights, s
             first += run.n;
         }
         for (total, sums) in total.into_iter().zip(sums.iter_mut()) {
-            add_to(sums, 16 * c, _mm256_permute2x128_si256(total[0], total[1], 0x20));
-            add_to(sums, 16 * c + 8, _mm256_permute2x128_si256(total[0], total[1], 0x31));
+            store_sums(sums, 16 * c, _mm256_permute2x128_si256(total[0], total[1], 0x20));
+            store_sums(sums, 16 * c + 8, _mm256_permute2x128_si256(total[0], total[1], 0x31));
         }
     }
 }
@@ -67,36 +67,33 @@ fn coarse<const V: usize, const N: usize>(levels: &[[u8; 32]], weights: &Weights
     }
     let groups = levels.as_chunks::<4>().0.as_chunks::<V>().0;
     for v in 0..V {
-        // Lanes hold values 0-3 and 16-19, 4-7 and 20-23, 8-11 and 24-27, 12-15 and 28-31.
-        let mut total = [[_mm256_setzero_si256(); 4]; N];
-        for (four, group) in groups.iter().enumerate() {
-            for (total, bytes) in total.iter_mut().zip(&bytes) {
-                let weight = _mm256_set1_epi32(load_u32(bytes, four) as i32);
-                for (sum, quad) in total.iter_mut().zip(&group[v]) {
-                    let products = _mm256_maddubs_epi16(weight, load_vector(quad));
-                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, one));
+        // Lanes hold values 0-3 and 16-19, 4-7 and 20-23, 8-11 and 24-27, 12-15 and 28-31. Two quads at a
+        // time: the sums of four and what they are made from need more registers than there are.
+        let halves = [[0, 1], [2, 3]].map(|half| {
+            let mut total = [[_mm256_setzero_si256(); 2]; N];
+            for (four, group) in groups.iter().enumerate() {
+                for (total, bytes) in total.iter_mut().zip(&bytes) {
+                    let weight = _mm256_set1_epi32(load_u32(bytes, four) as i32);
+                    for (sum, quad) in total.iter_mut().zip(half) {
+                        let products = _mm256_maddubs_epi16(weight, load_vector(&group[v][quad]));
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, one));
+                    }
                 }
             }
-        }
-        for (t, sums) in total.iter().zip(sums.iter_mut()) {
+            total
+        });
+        for ((low, high), sums) in halves[0].iter().zip(&halves[1]).zip(sums.iter_mut()) {
             let ordered = [
-                _mm256_permute2x128_si256(t[0], t[1], 0x20),
-                _mm256_permute2x128_si256(t[2], t[3], 0x20),
-                _mm256_permute2x128_si256(t[0], t[1], 0x31),
-                _mm256_permute2x128_si256(t[2], t[3], 0x31),
+                _mm256_permute2x128_si256(low[0], low[1], 0x20),
+                _mm256_permute2x128_si256(high[0], high[1], 0x20),
+                _mm256_permute2x128_si256(low[0], low[1], 0x31),
+                _mm256_permute2x128_si256(high[0], high[1], 0x31),
             ];
             for (i, part) in ordered.into_iter().enumerate() {
-                add_to(sums, 32 * v + 8 * i, part);
+                store_sums(sums, 32 * v + 8 * i, part);
             }
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_to(sums: &mut [i32], at: usize, part: __m256i) {
-    let sum = _mm256_add_epi32(load_sums(sums, at), part);
-    store_sums(sums, at, sum);
 }
 
 /// 7-bit weights as bytes.

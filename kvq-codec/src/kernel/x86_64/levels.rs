@@ -12,7 +12,9 @@ const MAX_VECTORS: usize = SEGMENT * MAX_HEAD_DIM / 32;
 /// mostly far narrower than the widest.
 pub(crate) struct Levels {
     vectors: [MaybeUninit<[u8; 32]>; MAX_VECTORS],
-    /// The first vectors, which are initialised; none until a kernel has unpacked the segment.
+    /// The first vectors, which are initialised.
+    n_written: usize,
+    /// The first vectors, which hold the segment; none until a kernel has unpacked it.
     n: usize,
 }
 
@@ -20,7 +22,7 @@ impl Levels {
     /// No levels. Not a constant: that would be copied, uninitialised bytes and all.
     #[inline]
     pub fn new() -> Self {
-        Self { vectors: [const { MaybeUninit::uninit() }; MAX_VECTORS], n: 0 }
+        Self { vectors: [const { MaybeUninit::uninit() }; MAX_VECTORS], n_written: 0, n: 0 }
     }
 
     /// Has the next kernel unpack anew.
@@ -33,10 +35,11 @@ impl Levels {
     pub fn get_or_unpack(&mut self, n: usize, unpack: impl FnOnce(&mut [[u8; 32]])) -> &[[u8; 32]] {
         let fresh = self.n != n;
         let vectors = self.vectors.get_mut(..n).unwrap_or(&mut []);
-        if fresh {
-            vectors.iter_mut().for_each(|vector| _ = vector.write([0; 32]));
+        if vectors.len() > self.n_written {
+            vectors.iter_mut().skip(self.n_written).for_each(|vector| _ = vector.write([0; 32]));
+            self.n_written = vectors.len();
         }
-        // SAFETY: all of `vectors` were written above, now or when `self.n` became `n`.
+        // SAFETY: the first `self.n_written` vectors were written above, now or earlier.
         let vectors = unsafe { core::slice::from_raw_parts_mut(vectors.as_mut_ptr().cast(), vectors.len()) };
         if fresh {
             self.n = n;

@@ -80,7 +80,7 @@ fn four_rows<const LAYOUT: u8, const D: usize, const V: usize>(
     let mut bits = TrellisBits::NONE;
     for (r, row) in out.iter_mut().enumerate() {
         if by_register && r % at_a_time == 0 {
-            bits = TrellisBits::load::<LAYOUT, D>(planes, (4 * four + r) / at_a_time);
+            bits.load::<LAYOUT, D>(planes, (4 * four + r) / at_a_time);
         }
         for (v, vector) in row.iter_mut().enumerate() {
             *vector = if by_register {
@@ -253,22 +253,22 @@ fn labels<const D: usize>(bits: &[u8], token: usize, v: usize) -> (u32, u32) {
     ((((word ^ back(1) ^ back(3)) >> half) as u32), (back(2) >> half) as u32)
 }
 
-/// The bits of 256 values' codes that are stored by the bit.
+/// The bits of 256 values' codes that are stored by the bit. They lie in memory, from where a load spreads a
+/// word over a register at no cost; moving it from another register takes two shuffles.
 struct TrellisBits {
-    z1: __m256i,
-    z0: __m256i,
+    z1: [u8; 32],
+    z0: [u8; 32],
     /// See [`high_plane`]; zeros where a layout has none.
-    high: __m256i,
+    high: [u8; 32],
 }
 
 impl TrellisBits {
-    // SAFETY: all bits 0 is a vector.
-    const NONE: Self = unsafe { core::mem::zeroed() };
+    const NONE: Self = Self { z1: [0; 32], z0: [0; 32], high: [0; 32] };
 
     /// Those of the `i`-th 256 values of a plane's rows of `D`.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn load<const LAYOUT: u8, const D: usize>(planes: &[&[u8]; MAX_PLANES], i: usize) -> Self {
+    fn load<const LAYOUT: u8, const D: usize>(&mut self, planes: &[&[u8]; MAX_PLANES], i: usize) {
         let u = load32_padded(if LAYOUT == Layout::T4.tag() { planes[2] } else { planes[1] }, i);
         // The word before each, around the row.
         let before = match D {
@@ -279,11 +279,11 @@ impl TrellisBits {
         let by_1 = _mm256_or_si256(_mm256_slli_epi64(u, 1), _mm256_srli_epi64(before, 63));
         let by_2 = _mm256_or_si256(_mm256_slli_epi64(u, 2), _mm256_srli_epi64(before, 62));
         let by_3 = _mm256_or_si256(_mm256_slli_epi64(u, 3), _mm256_srli_epi64(before, 61));
-        let high = match high_plane::<LAYOUT>(planes) {
-            Some(plane) => load32_padded(plane, i),
-            None => _mm256_setzero_si256(),
-        };
-        Self { z1: _mm256_xor_si256(u, _mm256_xor_si256(by_1, by_3)), z0: by_2, high }
+        store_vector(&mut self.z1, _mm256_xor_si256(u, _mm256_xor_si256(by_1, by_3)));
+        store_vector(&mut self.z0, by_2);
+        if let Some(plane) = high_plane::<LAYOUT>(planes) {
+            store_vector(&mut self.high, load32_padded(plane, i));
+        }
     }
 
     /// Levels of the `k`-th 32 of the values, which are vector `v` of row `token`.
@@ -295,29 +295,15 @@ impl TrellisBits {
         (token, k, v): (usize, usize, usize),
         codebook: [__m256i; 2],
     ) -> __m256i {
-        let masks = [spread_word(self.z1, k), spread_word(self.z0, k), spread_word(self.high, k)];
+        let masks = [&self.z1, &self.z0, &self.high].map(|words| spread_bits(load_u32(words, k)));
         levels_of_bits::<LAYOUT, D>(planes, (token, v), masks, codebook)
     }
-}
-
-/// [`spread_bits`] of the `k`-th word.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn spread_word(words: __m256i, k: usize) -> __m256i {
-    mask_bits(_mm256_permutevar8x32_epi32(words, _mm256_set1_epi32(k as i32)))
 }
 
 /// Byte `i` is 0xff where bit `i` of `word` is set.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn spread_bits(word: u32) -> __m256i {
-    mask_bits(_mm256_set1_epi32(word as i32))
-}
-
-/// [`spread_bits`] of a word that is in every lane.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn mask_bits(words: __m256i) -> __m256i {
     let pick = _mm256_set_epi64x(
         0x0303_0303_0303_0303,
         0x0202_0202_0202_0202,
@@ -325,7 +311,7 @@ fn mask_bits(words: __m256i) -> __m256i {
         0x0000_0000_0000_0000,
     );
     let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-    let bytes = _mm256_shuffle_epi8(words, pick);
+    let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(word as i32), pick);
     _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
 }
 
