@@ -45,7 +45,7 @@ impl Rotation {
     /// The rotation for vectors of `head_dim` values (4 to 256).
     pub const fn new(head_dim: usize) -> Self {
         let mut power = 1;
-        while power * 2 <= head_dim {
+        while power <= head_dim / 2 {
             power *= 2;
         }
         Self { head_dim, power }

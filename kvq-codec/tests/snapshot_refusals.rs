@@ -92,8 +92,8 @@ fn another_shape_or_policy_is_named_by_its_first_field() {
 fn headers_that_no_cache_wrote_are_refused_by_the_reader() {
     let bytes = snapshot(&filled(SHAPE, policy(), 30));
     let read = |at: usize, with: &[u8]| SnapshotInfo::read(&patched(&bytes, at, with)).unwrap_err();
-    assert!(matches!(read(28, &[0; 4]), Error::Shape { got: 0 }));
-    assert!(matches!(read(36, &[0xff; 4]), Error::Shape { got: u32::MAX }));
+    assert!(matches!(read(28, &[0; 4]), Error::Shape { field: "n_layers", got: 0 }));
+    assert!(matches!(read(36, &[0xff; 4]), Error::Shape { field: "key_head_dim", got: u32::MAX }));
     assert!(matches!(read(48, &[48, 0]), Error::Policy(_)));
     for (field, at) in
         [("when_full", 50), ("budget", 51), ("key_tiers", 60), ("value_tiers", 92), ("ladder", 124)]
