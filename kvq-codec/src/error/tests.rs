@@ -136,6 +136,9 @@ fn produced() -> Vec<(Error, &'static [&'static str])> {
     expect(cache.append(0, 1, &[0.0; ROW - 1], &[0.0; ROW]), &["keys", "KvShape"]);
     expect(cache.append(0, 1, &[0.0; ROW], &[0.0; ROW + 1]), &["values", "KvShape"]);
     expect(cache.attend(0, 1, &[0.0; ROW], &mut out[1..]), &["out", "KvShape"]);
+    let dequantize = crate::block::dequantize_into;
+    expect(dequantize(Layout::S3, &[0; 7], 0, &mut out), &["codes", "6", "7"]);
+    expect(dequantize(Layout::T2, &[0; 65], 0, &mut [0.0; 260]), &["out", "256"]);
     expect(cache.append(2, 1, &[0.0; ROW], &[0.0; ROW]), &["layer 2", "Cache::shape"]);
     expect(cache.tier_map(9, Side::Key).map(drop), &["layer 9", "Cache::shape"]);
     expect(cache.attend_head(0, 2, 1, &[0.0; 8], &mut out[..8]), &["KV head 2", "Cache::shape"]);
