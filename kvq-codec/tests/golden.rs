@@ -77,7 +77,7 @@ fn hasty(layouts: &[Layout]) -> Policy {
 #[test]
 fn scalar_tiers() {
     let layouts = [Layout::Q8, Layout::S4, Layout::S3, Layout::S2];
-    check("scalar-tiers-small", KvShape::new(1, 1, 12), hasty(&layouts), 6 * 1024, 85);
+    check("scalar-tiers-small", KvShape::new(1, 1, 4), hasty(&layouts), 3 * 1024, 72);
     let policy = Policy { n_sink: 2, ..aged(&layouts, 16, 16) };
     check("scalar-tiers", KvShape::new(2, 2, 32), policy, 44 * 1024, 140);
 }
@@ -85,7 +85,7 @@ fn scalar_tiers() {
 #[test]
 fn trellis_tiers() {
     let layouts = [Layout::T4, Layout::T3, Layout::T2];
-    check("trellis-tiers-small", KvShape::new(1, 1, 16), hasty(&layouts), 3 * 1024, 68);
+    check("trellis-tiers-small", KvShape::new(1, 1, 8).with_value_head_dim(4), hasty(&layouts), 2 * 1024, 54);
     let policy = Policy { n_sink: 2, ..aged(&layouts, 16, 16) };
     check("trellis-tiers", KvShape::new(1, 2, 64), policy, 32 * 1024, 140);
 }
@@ -94,7 +94,7 @@ fn trellis_tiers() {
 fn narrow_heads_and_a_width_that_is_no_power_of_two() {
     let policy = Policy { span_len: 32, recent_len: 0, ..Policy::FOUR_X.with_byte_budget(WhenFull::Demote) };
     let small = Policy { span_len: 16, ..policy };
-    check("narrow-heads-small", KvShape::new(1, 5, 4).with_value_head_dim(8), small, 7 * 1024, 75);
+    check("narrow-heads-small", KvShape::new(1, 2, 4), small, 1600, 66);
     check("narrow-heads", KvShape::new(1, 5, 8).with_value_head_dim(12), policy, 14 * 1024, 250);
 }
 
@@ -102,8 +102,8 @@ fn narrow_heads_and_a_width_that_is_no_power_of_two() {
 /// that share blocks, the last of which is not full; rows that end in half a byte.
 #[test]
 fn snapshot() {
-    let small = KvShape::new(1, 3, 12).with_value_head_dim(8);
-    check_snapshot("snapshot-small", small, [70, 40, 40]);
+    let small = KvShape::new(1, 1, 4);
+    check_snapshot("snapshot-small", small, [54, 40, 14]);
     check_snapshot("snapshot", KvShape::new(2, 3, 24).with_value_head_dim(12), [110, 77, 70]);
 }
 

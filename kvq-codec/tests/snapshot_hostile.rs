@@ -6,7 +6,10 @@ use common::snapshots::{filled, message_names, patched, refused, seal, snapshot}
 use common::{Sequence, aged, unless_miri};
 use kvq_codec::{Error, KvShape, Layout, Policy, SNAPSHOT_HEADER_BYTES, WhenFull};
 
-const SHAPE: KvShape = KvShape::new(2, 1, 32).with_value_head_dim(36);
+const KEY_DIM: usize = unless_miri(32, 8);
+/// Rows of single bits end in half a byte.
+const VALUE_DIM: usize = unless_miri(36, 4);
+const SHAPE: KvShape = KvShape::new(2, 1, KEY_DIM).with_value_head_dim(VALUE_DIM);
 
 fn policy() -> Policy {
     Policy { when_full: WhenFull::Evict, ..aged(&[Layout::Q8, Layout::T3, Layout::S2], 16, 0) }
@@ -107,7 +110,7 @@ fn spans_and_numbers_out_of_range_are_refused_behind_a_right_checksum() {
     let (n_blocks, sinks) = (2, 4);
     let sink_exponents = SNAPSHOT_HEADER_BYTES + 20;
     let sink_rows = sink_exponents + sinks * n_blocks * 2;
-    let span = sink_rows + sinks * (32 + 36);
+    let span = sink_rows + sinks * (KEY_DIM + VALUE_DIM);
     let content = |error: Error, name: &str| {
         assert!(matches!(error, Error::SnapshotContent { field, .. } if field == name), "{name}: {error}");
     };
@@ -126,14 +129,14 @@ fn spans_and_numbers_out_of_range_are_refused_behind_a_right_checksum() {
     assert_eq!(bytes[span + 2..span + 4], [2, 2], "the oldest span is in the last tier");
     content(refused(&mut cache, &patched(&bytes, span + 4, &i16::MAX.to_le_bytes())), "exponent");
     content(refused(&mut cache, &patched(&bytes, span + 8, &i16::MAX.to_le_bytes())), "exponent");
-    // The third span is in tier 1: its value rows of 36 single bits end in half a byte.
+    // The third span is in tier 1: its value rows of single bits end in half a byte.
     let scales = 16 * n_blocks;
-    let head = 4 + 2 * n_blocks + 2 + 16 + scales;
-    let next = span + head + 16 * (8 + 9);
-    let third = if bytes[next + 2] == 2 { next + head + 16 * (8 + 9) } else { next };
+    let head = 4 + 2 * n_blocks + 2 + KEY_DIM / 2 + scales;
+    let next = span + head + 16 * (KEY_DIM + VALUE_DIM) / 4;
+    let third = if bytes[next + 2] == 2 { next + head + 16 * (KEY_DIM + VALUE_DIM) / 4 } else { next };
     assert_eq!(bytes[third + 2..third + 4], [1, 1]);
-    let value_bits = third + head + 16 * (8 + 4) + 16 * 9;
-    content(refused(&mut cache, &patched(&bytes, value_bits + 4, &[0xf0])), "last byte of a row");
+    let value_bits = third + head + 16 * (KEY_DIM / 4 + KEY_DIM / 8) + 16 * (VALUE_DIM / 4);
+    content(refused(&mut cache, &patched(&bytes, value_bits + VALUE_DIM / 8, &[0xf0])), "last byte of a row");
     // Evicted tokens, where the policy drops none.
     let demoting = Policy { when_full: WhenFull::Demote, ..policy() };
     let mut cache = filled(SHAPE, demoting, 8);
@@ -157,7 +160,7 @@ fn whatever_passes_the_checks_can_be_used() {
     // Every byte of the payload takes hostile values behind right checksums: refused, or harmless.
     let bytes = snapshot(&filled(SHAPE, policy(), 75));
     let sequence = Sequence::new(SHAPE, 17, 77);
-    let (q, mut out) = (vec![0.7; 32], vec![0.0; 36]);
+    let (q, mut out) = (vec![0.7; KEY_DIM], vec![0.0; VALUE_DIM]);
     let (mut passed, mut refused) = (0, 0);
     let mut cache = filled(SHAPE, policy(), 40);
     let step = unless_miri(1, 301);

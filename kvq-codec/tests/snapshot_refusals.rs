@@ -8,7 +8,7 @@ use kvq_codec::{
     Backend, Budget, Cache, Error, KvCache, KvShape, Layout, Policy, SnapshotInfo, WhenFull, minimum_bytes,
 };
 
-const SHAPE: KvShape = KvShape::new(2, 1, 32).with_value_head_dim(36);
+const SHAPE: KvShape = KvShape::new(2, 1, unless_miri(32, 8)).with_value_head_dim(unless_miri(36, 4));
 
 fn policy() -> Policy {
     Policy { when_full: WhenFull::Evict, ..aged(&[Layout::Q8, Layout::T3, Layout::S2], 16, 0) }
