@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Growing, Sequence, aged, unless_miri};
+use common::{Growing, Sequence, aged, lighter, unless_miri};
 use kvq_codec::{
     Backend, Cache, KvCache, KvShape, Layout, Policy, Side, WhenFull, capacity_tokens, minimum_bytes,
 };
@@ -20,7 +20,7 @@ fn presets_keep_their_compression_at_every_length_from_1024_on() {
         ("5x", Policy::FIVE_X, 5.0),
         ("6x", Policy::SIX_X, 6.0),
     ] {
-        let mut cache = Cache::new(shape, policy, Backend::detect(), Growing::default()).unwrap();
+        let mut cache = Cache::new(shape, lighter(policy), Backend::detect(), Growing::default()).unwrap();
         for t in 0..sequence.tokens.len() {
             let (k, v) = (sequence.slab(t, t + 1, true), sequence.slab(t, t + 1, false));
             for layer in 0..shape.n_layers {
@@ -45,8 +45,11 @@ fn a_byte_budget_is_never_exceeded_and_holds_what_capacity_says() {
     for shape in shapes.into_iter().take(unless_miri(3, 1)) {
         for (_, preset) in Policy::PRESETS.into_iter().skip(unless_miri(0, 3)) {
             for &span_len in unless_miri(&[16, 32, 64][..], &[16]) {
-                let policy =
-                    Policy { span_len, recent_len: span_len, ..preset.with_byte_budget(WhenFull::Demote) };
+                let policy = Policy {
+                    span_len,
+                    recent_len: span_len,
+                    ..lighter(preset).with_byte_budget(WhenFull::Demote)
+                };
                 let least = minimum_bytes(shape, policy).unwrap();
                 for bytes in [least, least + 1, least * 3 / 2, least * 4].into_iter().take(unless_miri(4, 1))
                 {
@@ -88,7 +91,8 @@ fn capacity_is_known_at_compile_time() {
 #[test]
 fn eviction_drops_the_oldest_after_the_sinks_and_runs_on() {
     let shape = KvShape::new(1, 2, unless_miri(32, 4));
-    let policy = Policy { span_len: 16, recent_len: 16, ..Policy::FOUR_X.with_byte_budget(WhenFull::Evict) };
+    let policy = lighter(Policy::FOUR_X).with_byte_budget(WhenFull::Evict);
+    let policy = Policy { span_len: 16, recent_len: 16, ..policy };
     let bytes = minimum_bytes(shape, policy).unwrap() + unless_miri(8000, 1000);
     let mut memory = vec![0; bytes];
     let mut cache = KvCache::new(shape, policy, Backend::detect(), &mut memory).unwrap();
@@ -147,7 +151,7 @@ fn eviction_runs_on_in_the_least_bytes() {
         for (span_len, recent_len) in
             [(16, 16), (32, 32), (64, 64), (64, 16)].into_iter().take(unless_miri(4, 1))
         {
-            let policy = Policy { span_len, recent_len, ..policy };
+            let policy = Policy { span_len, recent_len, ..lighter(policy) };
             let mut memory = vec![0; minimum_bytes(shape, policy).unwrap()];
             let mut cache = KvCache::new(shape, policy, Backend::detect(), &mut memory).unwrap();
             for layer in 0..shape.n_layers {

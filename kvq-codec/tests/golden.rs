@@ -85,7 +85,7 @@ fn scalar_tiers() {
 #[test]
 fn trellis_tiers() {
     let layouts = [Layout::T4, Layout::T3, Layout::T2];
-    check("trellis-tiers-small", KvShape::new(1, 1, 8).with_value_head_dim(4), hasty(&layouts), 2 * 1024, 54);
+    check("trellis-tiers-small", KvShape::new(1, 1, 4), hasty(&layouts), 2 * 1024, 54);
     let policy = Policy { n_sink: 2, ..aged(&layouts, 16, 16) };
     check("trellis-tiers", KvShape::new(1, 2, 64), policy, 32 * 1024, 140);
 }

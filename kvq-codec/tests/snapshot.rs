@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Growing, Random, Sequence, aged, unless_miri};
+use common::{Growing, Random, Sequence, aged, lighter, unless_miri};
 use kvq_codec::{
     Backend, Cache, Error, KvCache, KvShape, Layout, Policy, SNAPSHOT_HEADER_BYTES, SNAPSHOT_OVERHEAD_BYTES,
     Side, SnapshotInfo, Storage, WhenFull, minimum_bytes, snapshot_bytes_max,
@@ -35,7 +35,7 @@ fn attend<S: Storage>(cache: &Cache<S>) -> Vec<u32> {
         }
         all.extend(out.into_iter().map(f32::to_bits));
     }
-    all
+    all.into_iter().map(lighter).collect()
 }
 
 fn same<S: Storage, T: Storage>(a: &Cache<S>, b: &Cache<T>, what: &str) {
@@ -60,7 +60,7 @@ fn policies() -> Vec<Policy> {
     let mut all: Vec<Policy> = Policy::PRESETS.iter().map(|p| p.1).collect();
     all.push(aged(&[Layout::T4, Layout::T3, Layout::T2], 16, 16));
     all.push(aged(&[Layout::Q8, Layout::S4, Layout::S3, Layout::S2], 16, 0));
-    all
+    all.into_iter().map(lighter).collect()
 }
 
 #[test]
@@ -117,8 +117,8 @@ fn long_contexts_under_a_compression_budget_round_trip() {
     let shape = KvShape::new(1, 1, unless_miri(64, 4));
     let n = unless_miri(2600, 80);
     let sequence = Sequence::new(shape, n, 6);
-    let mut cache = Cache::new(shape, Policy::SIX_X, Backend::detect(), Growing::default()).unwrap();
-    let mut twin = Cache::new(shape, Policy::SIX_X, Backend::detect(), Growing::default()).unwrap();
+    let mut cache = Cache::new(shape, lighter(Policy::SIX_X), Backend::detect(), Growing::default()).unwrap();
+    let mut twin = Cache::new(shape, lighter(Policy::SIX_X), Backend::detect(), Growing::default()).unwrap();
     let step = unless_miri(100, 40);
     for from in (0..n).step_by(step) {
         append(&mut cache, &sequence, from, from + step);
@@ -204,11 +204,12 @@ fn trims_and_appends_go_on_alike_on_both_sides_of_a_break() {
 fn layers_of_different_length_are_kept_apart() {
     let shape = KvShape::new(2, unless_miri(2, 1), unless_miri(32, 4));
     let sequence = Sequence::new(shape, 90, 9);
-    let mut cache = Cache::new(shape, Policy::FOUR_X, Backend::detect(), Growing::default()).unwrap();
+    let mut cache =
+        Cache::new(shape, lighter(Policy::FOUR_X), Backend::detect(), Growing::default()).unwrap();
     append(&mut cache, &sequence, 0, 80);
     let (k, v) = (sequence.slab(80, 90, true), sequence.slab(80, 90, false));
     cache.append(0, 10, &k, &v).unwrap();
-    let mut twin = Cache::new(shape, Policy::FOUR_X, Backend::detect(), Growing::default()).unwrap();
+    let mut twin = Cache::new(shape, lighter(Policy::FOUR_X), Backend::detect(), Growing::default()).unwrap();
     twin.restore(&snapshot(&cache)).unwrap();
     cache.append(1, 10, &k, &v).unwrap();
     twin.append(1, 10, &k, &v).unwrap();
@@ -220,7 +221,7 @@ fn where_the_units_lie_does_not_show() {
     // One cache has demoted, been trimmed and grown; the other, of another length, took the snapshot in
     // order; a third is built fresh in a third buffer.
     let shape = KvShape::new(1, unless_miri(2, 1), unless_miri(32, 4));
-    let policy = aged(&[Layout::T4, Layout::T3], 16, 16);
+    let policy = lighter(aged(&[Layout::T4, Layout::T3], 16, 16));
     let n = unless_miri(300, 90);
     let sequence = Sequence::new(shape, n, 10);
     let (mut one, mut two) = (vec![0x11; 120_000], vec![0xee; 60_000]);

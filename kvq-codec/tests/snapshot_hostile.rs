@@ -3,7 +3,7 @@
 mod common;
 
 use common::snapshots::{filled, message_names, patched, refused, seal, snapshot};
-use common::{Sequence, aged, unless_miri};
+use common::{Sequence, aged, lighter, unless_miri};
 use kvq_codec::{Error, KvShape, Layout, Policy, SNAPSHOT_HEADER_BYTES, WhenFull};
 
 const KEY_DIM: usize = unless_miri(32, 8);
@@ -12,7 +12,7 @@ const VALUE_DIM: usize = unless_miri(36, 4);
 const SHAPE: KvShape = KvShape::new(2, 1, KEY_DIM).with_value_head_dim(VALUE_DIM);
 
 fn policy() -> Policy {
-    Policy { when_full: WhenFull::Evict, ..aged(&[Layout::Q8, Layout::T3, Layout::S2], 16, 0) }
+    lighter(Policy { when_full: WhenFull::Evict, ..aged(&[Layout::Q8, Layout::T3, Layout::S2], 16, 0) })
 }
 
 #[test]

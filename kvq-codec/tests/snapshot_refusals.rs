@@ -3,7 +3,7 @@
 mod common;
 
 use common::snapshots::{append, filled, message_names, patched, refused, snapshot};
-use common::{aged, unless_miri};
+use common::{aged, lighter, unless_miri};
 use kvq_codec::{
     Backend, Budget, Cache, Error, KvCache, KvShape, Layout, Policy, SnapshotInfo, WhenFull, minimum_bytes,
 };
@@ -11,7 +11,7 @@ use kvq_codec::{
 const SHAPE: KvShape = KvShape::new(2, 1, unless_miri(32, 8)).with_value_head_dim(unless_miri(36, 4));
 
 fn policy() -> Policy {
-    Policy { when_full: WhenFull::Evict, ..aged(&[Layout::Q8, Layout::T3, Layout::S2], 16, 0) }
+    lighter(Policy { when_full: WhenFull::Evict, ..aged(&[Layout::Q8, Layout::T3, Layout::S2], 16, 0) })
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn headers_that_no_cache_wrote_are_refused_by_the_reader() {
 #[test]
 fn a_buffer_without_room_says_how_long_it_must_be() {
     let policies = Policy::PRESETS.map(|p| p.1.with_byte_budget(WhenFull::Demote));
-    let own = [policy(), aged(&[Layout::T4, Layout::S3], 16, 16)];
+    let own = [policy(), lighter(aged(&[Layout::T4, Layout::S3], 16, 16))];
     for policy in policies.into_iter().chain(own).skip(unless_miri(0, 5)) {
         for &shape in unless_miri(&[SHAPE, KvShape::new(3, 5, 8)][..], &[KvShape::new(2, 1, 8)]) {
             let mut parent = filled(shape, policy, unless_miri(260, 150));

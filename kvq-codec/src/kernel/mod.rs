@@ -259,10 +259,10 @@ mod tests {
         let mut random = Random(0x1234_5678_9abc_def1);
         for backend in others() {
             for layout in Layout::ALL {
-                for &head_dim in few(&[8usize, 32, 64, 80, 96, 128, 192, 256], &[8, 80]) {
+                for &head_dim in few(&[8usize, 32, 64, 80, 96, 128, 192, 256], &[8, 40]) {
                     let heads = if head_dim < 32 { 32 / head_dim } else { 1 };
                     let block_values = heads * head_dim;
-                    for &n in few(&[1usize, 2, 3, 7, 8, 16, 31, 64], &[3, 31]) {
+                    for &n in few(&[1usize, 2, 3, 7, 8, 16, 31, 64], &[11]) {
                         for &tokens_log2 in few(&[0u32, 3, 6], &[0, 3]) {
                             let head = HeadRow { block_values, offset: (heads - 1) * head_dim, head_dim };
                             let (units, ids, planes) = random_units(layout, head, tokens_log2, &mut random);
@@ -339,7 +339,7 @@ mod tests {
     fn rows_are_encoded_and_rotated_to_the_same_bits() {
         let mut random = Random(99);
         for backend in others() {
-            for &n in few(&[32usize, 40, 64, 80, 96, 128, 256], &[32, 80]) {
+            for &n in few(&[32usize, 40, 64, 80, 96, 128, 256], &[40]) {
                 for _ in 0..if cfg!(miri) { 1 } else { 200 } {
                     let row: Vec<i16> =
                         (0..n).map(|_| (random.next() % 60_000) as i32 - 30_000).map(|v| v as i16).collect();

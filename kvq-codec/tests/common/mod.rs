@@ -3,11 +3,25 @@
 
 pub mod snapshots;
 
-use kvq_codec::{Backend, KvShape, Policy, Storage};
+use kvq_codec::{Backend, KvShape, Layout, Policy, Storage};
 
 /// `all`, or `few` under Miri, which takes a thousand times as long.
 pub const fn unless_miri<T: Copy>(all: T, few: T) -> T {
     if cfg!(miri) { few } else { all }
+}
+
+/// Under Miri, scalar tiers of the same bits in place of trellis ones, whose search takes ten times as long: there the
+/// golden files and the tests of kernels run the trellis.
+pub fn lighter(mut policy: Policy) -> Policy {
+    for tier in policy.key_tiers.iter_mut().chain(&mut policy.value_tiers).flatten() {
+        tier.layout = match tier.layout {
+            Layout::T4 if cfg!(miri) => Layout::S4,
+            Layout::T3 if cfg!(miri) => Layout::S3,
+            Layout::T2 if cfg!(miri) => Layout::S2,
+            other => other,
+        };
+    }
+    policy
 }
 
 /// Every backend of this machine; under Miri the one that would be chosen, so the unsafe one where there is one.
