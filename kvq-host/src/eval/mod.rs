@@ -25,13 +25,9 @@ use crate::measure::CacheChoice;
 use crate::model::LanguageModel;
 use reader::{Reader, Rows};
 
-/// Tokens after which all caches are compared: many enough that a model with quantized weights computes the
-/// dense caches at the speed of full precision, few enough that their logits stay small.
+/// Tokens that go through the model before the caches are compared: many enough that quantized weights are
+/// multiplied in full precision, few enough that their logits stay small.
 const STEP_TOKENS: usize = 128;
-
-/// The longest chunk. No shorter than what a packed cache takes before it packs its first span: an odd
-/// remainder would be a short chunk, for which quantized weights may be multiplied more coarsely.
-const MAX_CHUNK_TOKENS: usize = 256;
 
 /// What the windows said about one cache.
 #[derive(Clone, Debug, Default)]
@@ -59,15 +55,12 @@ pub fn run(
     let shape = model.config().kv_shape();
     let mut scored = vec![Scored::default(); caches.len()];
     for window in windows {
-        let mut reference = Reader::new(CacheChoice::DenseF32.open(shape, backend)?, STEP_TOKENS);
+        let mut reference = Reader::new(CacheChoice::DenseF32.open(shape, backend)?);
         let mut readers = Vec::new();
         for cache in caches {
             // The reference needs no second run; its place holds nothing.
-            readers.push(match cache {
-                CacheChoice::DenseF32 => None,
-                CacheChoice::DenseF16 => Some(Reader::new(cache.open(shape, backend)?, STEP_TOKENS)),
-                CacheChoice::Packed(_) => Some(Reader::new(cache.open(shape, backend)?, MAX_CHUNK_TOKENS)),
-            });
+            let needs_reader = !matches!(cache, CacheChoice::DenseF32);
+            readers.push(needs_reader.then(|| cache.open(shape, backend).map(Reader::new)).transpose()?);
         }
         let scores = score_window(model, window, &mut reference, &mut readers, on_tokens)?;
         for ((scored, score), reader) in scored.iter_mut().zip(scores).zip(&readers) {

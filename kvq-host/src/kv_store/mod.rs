@@ -2,14 +2,16 @@
 
 pub mod dense;
 pub mod packed;
+mod stretch;
 
 use anyhow::Result;
 use kvq_codec::KvShape;
 
+pub use stretch::{NewTokens, append_and_attend};
+
 /// Keys and values of one sequence, and attention over them.
 ///
-/// A forward pass over `n` new tokens calls [`append`](KvStore::append) and then
-/// [`attend`](KvStore::attend) for layer 0, 1, … in order. Shapes are `(heads, n, head_dim)`,
+/// A forward pass over `n` new tokens calls [`append_and_attend`] for layer 0, 1, … in order. Shapes are `(heads, n, head_dim)`,
 /// row-major, last axis contiguous.
 pub trait KvStore: Send {
     /// The shape this store was made for.
@@ -23,9 +25,9 @@ pub trait KvStore: Send {
         self.len() == 0
     }
 
-    /// How many tokens may be appended in one forward pass such that each query still sees exactly
-    /// what it would see one token at a time. Prefill splits its input there. At least 1.
-    fn max_chunk(&self) -> usize;
+    /// How many tokens may be appended to `layer` at once such that each query still sees exactly what it
+    /// would see one token at a time. At least 1.
+    fn stretch(&self, layer: usize) -> usize;
 
     /// Appends `n_tokens` to `layer`. Shapes: `k (n_kv_heads, n_tokens, key_head_dim)`,
     /// `v (n_kv_heads, n_tokens, value_head_dim)`.

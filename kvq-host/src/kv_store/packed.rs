@@ -63,8 +63,8 @@ impl KvStore for PackedStore {
         self.cache.len()
     }
 
-    fn max_chunk(&self) -> usize {
-        self.cache.room_before_packing(0)
+    fn stretch(&self, layer: usize) -> usize {
+        self.cache.room_before_packing(layer)
     }
 
     fn append(&mut self, layer: usize, n_tokens: usize, k: &[f32], v: &[f32]) -> Result<()> {

@@ -7,8 +7,12 @@ use candle_transformers::generation::LogitsProcessor;
 use super::{LanguageModel, Logits};
 use crate::kv_store::KvStore;
 
-/// Appends `tokens` to the store, in chunks that the store allows, and returns the logits of the last one,
-/// shape `(1, vocab_size)`.
+/// Tokens of a prompt that go through the model at a time: enough for the speed of a matrix product, few
+/// enough that their activations stay small.
+const PREFILL_CHUNK: usize = 512;
+
+/// Appends `tokens` to the store, in chunks, and returns the logits of the last one, shape
+/// `(1, vocab_size)`.
 ///
 /// # Errors
 /// An empty `tokens`, or an error of the model or the store.
@@ -16,7 +20,7 @@ pub fn prefill(model: &dyn LanguageModel, store: &mut dyn KvStore, tokens: &[u32
     ensure!(!tokens.is_empty(), "a prompt without tokens");
     let mut rest = tokens;
     loop {
-        let (chunk, after) = rest.split_at(rest.len().min(store.max_chunk().max(1)));
+        let (chunk, after) = rest.split_at(rest.len().min(PREFILL_CHUNK));
         if after.is_empty() {
             return model.forward(chunk, store, Logits::Last);
         }

@@ -14,7 +14,7 @@ use candle_core::Tensor;
 use super::linear::Linear;
 use super::rope::{Pairing, Rope};
 use super::{LanguageModel, Logits, ModelConfig, forward, math};
-use crate::kv_store::KvStore;
+use crate::kv_store::{KvStore, NewTokens, append_and_attend};
 
 pub(crate) use gguf::weight_format;
 
@@ -172,8 +172,8 @@ impl LanguageModel for Llama {
             }
             angles.apply(&mut q, head_dim);
             angles.apply(&mut k, head_dim);
-            store.append(layer, n, &k, &v)?;
-            store.attend(layer, n, &q, &mut attended)?;
+            let new = NewTokens { n_tokens: n, q: &q, k: &k, v: &v };
+            append_and_attend(store, layer, new, &mut attended)?;
             math::add(&mut x, &block.attention_out.forward(&math::merge_heads(&attended, n, head_dim))?);
             let normed = math::rms_norm(&x, &block.feed_forward_norm, epsilon);
             let mut inner = block.gate.forward(&normed)?;
