@@ -64,8 +64,17 @@ pub(crate) fn put(bytes: &mut [u8], offset: usize, source: &[u8]) {
 /// Moves `len` bytes within `bytes`; the ranges may overlap.
 #[inline]
 pub(crate) fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize) {
-    let fits = |start: usize| start.checked_add(len).is_some_and(|end| end <= bytes.len());
-    if fits(from) && fits(to) {
-        bytes.copy_within(from..from + len, to);
+    let (low, distance) = (from.min(to), from.abs_diff(to));
+    // From the first byte that is read or written to the last one.
+    let Some(all) = len.checked_add(distance).and_then(|n| bytes.get_mut(low..)?.get_mut(..n)) else {
+        return;
+    };
+    let n = all.len();
+    if distance <= n {
+        if to < from {
+            all.copy_within(distance.., 0);
+        } else {
+            all.copy_within(..n - distance, distance);
+        }
     }
 }

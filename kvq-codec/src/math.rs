@@ -97,12 +97,19 @@ pub(crate) const EXP2_TERMS: [f32; 7] = [
     1.0,
 ];
 
+/// The larger one, `a` if `b` is NaN. Where a core has no instruction for it, `f32::max` is a call of the C
+/// library's `fmaxf`; this is a comparison everywhere.
+#[inline(always)]
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
 /// `e^x` for `x <= 0`: relative error below 6e-6 (below 3e-7 near 0), and 0 below -87.
 ///
 /// Written without branches so that a loop over it vectorises.
 #[inline(always)]
 pub(crate) fn exp_nonpositive(x: f32) -> f32 {
-    let t = x.max(-87.5) * core::f32::consts::LOG2_E;
+    let t = larger(-87.5, x) * core::f32::consts::LOG2_E;
     // Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits.
     let shifted = t + 12_582_912.0;
     let whole = shifted - 12_582_912.0;

@@ -2,6 +2,7 @@
 
 mod fetch_model;
 mod golden;
+mod no_panic;
 mod qemu;
 mod setup;
 mod test;

@@ -47,18 +47,20 @@ struct Program {
 const SELFTEST: Program = Program { name: "selftest", profile: "release" };
 const FOOTPRINT: Program = Program { name: "footprint", profile: "release" };
 const STREAM: Program = Program { name: "stream", profile: "release" };
+const STACK: Program = Program { name: "stack", profile: "release" };
 
 /// Needs a model image.
 const GENERATE: Program = Program { name: "generate", profile: "release" };
 
 /// What every board runs.
-const COMMON: &[Program] = &[SELFTEST, STREAM, FOOTPRINT];
+const COMMON: &[Program] = &[SELFTEST, STREAM, FOOTPRINT, STACK];
 
 /// The board for which sizes are stated, too.
 const FIRST: &[Program] = &[
     SELFTEST,
     STREAM,
     FOOTPRINT,
+    STACK,
     GENERATE,
     Program { name: "size_empty", profile: "release" },
     Program { name: "size_cache", profile: "release" },

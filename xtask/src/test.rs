@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::no_panic;
 use crate::qemu;
 use crate::setup::{THUMB_TARGETS, ensure_thumb_targets};
 use crate::tool::{capture, cargo, python, render, run as run_tool};
@@ -27,7 +28,11 @@ pub fn run() -> Result<()> {
     tally.cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]);
     for target in THUMB_TARGETS {
         tally.cargo(&["build", "--release", "-p", "kvq-codec", "--target", target], &[]);
+        tally.step(&format!("no entry of the codec can panic on {target}"), || no_panic::check(target));
     }
+    let mut format = cargo();
+    format.args(["fmt", "--check", "--manifest-path"]).arg(no_panic::manifest());
+    tally.step(&render(&format), || run_tool(&mut format, INSTALL_CARGO));
     tally.cargo(&["test", "--release", "-p", "kvq-codec", "--features", "std"], &[]);
     tally.cargo(
         &["test", "--release", "-p", "kvq-codec", "--features", "std", "--target-dir", "target/force-scalar"],

@@ -1,4 +1,4 @@
-//! What a cache costs: bytes of RAM and flash, depth of the stack, instructions per value.
+//! What a cache costs: bytes of RAM and flash, instructions per value.
 //!
 //! Numbers behind a `~` depend on the compiler; they repeat exactly with the same binary.
 #![no_std]
@@ -11,7 +11,7 @@ use kvq_codec::{
     capacity_tokens, minimum_bytes,
 };
 use kvq_firmware::counter::Counter;
-use kvq_firmware::{board, exit, flash, stack};
+use kvq_firmware::{board, exit, flash};
 use kvq_replay::Random;
 
 /// Head widths whose difference separates the cost of keys from that of values.
@@ -119,15 +119,6 @@ struct Costs {
     append_packing: u32,
 }
 
-/// The most stack that each call took, in bytes.
-#[derive(Clone, Copy, Default)]
-struct Depths {
-    new: usize,
-    append: usize,
-    attend: usize,
-    trim: usize,
-}
-
 struct Bench<'a> {
     backend: Backend,
     buffer: &'a mut [u8; BUFFER_BYTES],
@@ -140,21 +131,6 @@ impl Bench<'_> {
         for layout in Layout::ALL {
             self.log_costs(layout)?;
         }
-        let mut deepest = Depths::default();
-        for layout in Layout::ALL {
-            let depths = self.depths(layout)?;
-            deepest.new = deepest.new.max(depths.new);
-            deepest.append = deepest.append.max(depths.append);
-            deepest.attend = deepest.attend.max(depths.attend);
-            deepest.trim = deepest.trim.max(depths.trim);
-        }
-        defmt::info!(
-            "stack, in bytes, the most of any layout: new ~{=usize}, append ~{=usize}, attend ~{=usize}, trim ~{=usize}",
-            deepest.new,
-            deepest.append,
-            deepest.attend,
-            deepest.trim
-        );
         Ok(())
     }
 
@@ -248,32 +224,6 @@ impl Bench<'_> {
             }
         }
         Ok(costs)
-    }
-
-    fn depths(&mut self, layout: Layout) -> Result<Depths, Error> {
-        let shape = KvShape::new(1, 1, NARROW);
-        let mut depths = Depths::default();
-        let mut made = None;
-        let (buffer, backend) = (&mut self.buffer[..], self.backend);
-        depths.new = stack::used_bytes(|| made = Some(KvCache::new(shape, uniform(layout), backend, buffer)));
-        let Some(cache) = made else { exit::failure() };
-        let mut cache = cache?;
-        let mut random = Random::new(7);
-        let (mut key, mut value, mut out) = ([0.0f32; NARROW], [0.0f32; NARROW], [0.0f32; NARROW]);
-        let mut outcome = Ok(());
-        for _ in 0..SHORT {
-            key.fill_with(|| random.exact() - 2.0);
-            value.fill_with(|| random.exact() - 4.0);
-            depths.append =
-                depths.append.max(stack::used_bytes(|| outcome = cache.append(0, 1, &key, &value)));
-            outcome?;
-            depths.attend =
-                depths.attend.max(stack::used_bytes(|| outcome = cache.attend(0, 1, &key, &mut out)));
-            outcome?;
-        }
-        depths.trim = stack::used_bytes(|| outcome = cache.trim(SPAN_LEN + 3));
-        outcome?;
-        Ok(depths)
     }
 }
 

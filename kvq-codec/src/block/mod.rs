@@ -119,11 +119,10 @@ impl Layout {
 
     /// Bytes of the codes of one block of `n_values` values.
     pub const fn row_bytes(self, n_values: usize) -> usize {
-        let mut total = 0;
-        let mut p = 0;
-        while p < self.planes().len() {
-            total += pack::plane_row_bytes(self.planes()[p], n_values);
-            p += 1;
+        let (mut planes, mut total) = (self.planes(), 0);
+        while let [width, rest @ ..] = planes {
+            total += pack::plane_row_bytes(*width, n_values);
+            planes = rest;
         }
         total
     }

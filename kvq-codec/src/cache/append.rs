@@ -170,10 +170,8 @@ impl<S: Storage> Cache<S> {
             let n_values = plan.block_values(block);
             let mut row = [0.0f32; MAX_ROW];
             let row = row.get_mut(..n_values).unwrap_or(&mut []);
-            let mut rest = &mut *row;
-            let mut head = block * plan.heads_per_block;
-            while rest.len() >= plan.head_dim && plan.head_dim > 0 {
-                let (vector, tail) = rest.split_at_mut(plan.head_dim);
+            let heads = row.chunks_exact_mut(plan.head_dim.max(1));
+            for (head, vector) in (block * plan.heads_per_block..).zip(heads) {
                 let from = (head * n_tokens + token) * plan.head_dim;
                 if let Some(source) = x.get(from..).and_then(|x| x.get(..plan.head_dim)) {
                     for (to, from) in vector.iter_mut().zip(source) {
@@ -181,8 +179,6 @@ impl<S: Storage> Cache<S> {
                     }
                 }
                 self.backend.rotate(rotation, vector);
-                rest = tail;
-                head += 1;
             }
             let mut codes = [0u8; MAX_ROW];
             let codes = codes.get_mut(..n_values).unwrap_or(&mut []);

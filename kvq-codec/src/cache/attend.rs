@@ -182,7 +182,9 @@ impl<S: Storage> Cache<S> {
         for (i, (line, query)) in tile.lines.iter_mut().zip(queries.chunks(key_dim.max(1))).enumerate() {
             let mut x = [0.0f32; MAX_HEAD_DIM];
             let x = x.get_mut(..key_dim).unwrap_or(&mut []);
-            x.copy_from_slice(query);
+            for (to, from) in x.iter_mut().zip(query) {
+                *to = *from;
+            }
             self.backend.rotate(self.key_rotation(), x);
             line.factor = tile.queries.quantize(i, x) * softmax_scale;
             line.state = FoldState::EMPTY;

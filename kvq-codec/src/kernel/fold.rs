@@ -6,7 +6,7 @@
 //! that the value sum is one of integers and floats appear once per segment.
 
 use super::SEGMENT;
-use crate::math::{exp_nonpositive, round_to_i32};
+use crate::math::{exp_nonpositive, larger, round_to_i32};
 
 /// The running softmax of one query.
 #[derive(Clone, Copy, Debug)]
@@ -62,11 +62,11 @@ pub(crate) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
             let t = (first + i) as i32;
             let visible = t >= fold.from as i32 && t < fold.to as i32;
             score[i] = if visible { value } else { f32::NEG_INFINITY };
-            peak[i] = peak[i].max(score[i]);
+            peak[i] = larger(peak[i], score[i]);
         }
         first += 8;
     }
-    let peak = across(peak, f32::max).max(state.max);
+    let peak = larger(across(peak, larger), state.max);
     if peak == f32::NEG_INFINITY {
         weights.fill(0);
         return (1.0, 0.0);
@@ -78,12 +78,12 @@ pub(crate) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
             let weight = exp_nonpositive(score[i] - peak);
             sum[i] += weight;
             score[i] = weight * scales[i];
-            largest[i] = largest[i].max(score[i]);
+            largest[i] = larger(largest[i], score[i]);
         }
     }
     let rescale = exp_nonpositive(state.max - peak);
     *state = FoldState { max: peak, sum: state.sum * rescale + across(sum, |a, b| a + b) };
-    let largest = across(largest, f32::max);
+    let largest = across(largest, larger);
     if largest < f32::MIN_POSITIVE * 65_536.0 {
         weights.fill(0);
         return (rescale, 0.0);

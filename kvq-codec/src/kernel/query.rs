@@ -1,7 +1,7 @@
 //! Rotated queries as integers.
 
 use super::TILE;
-use crate::math::round_to_i32;
+use crate::math::{larger, round_to_i32};
 use crate::shape::MAX_HEAD_DIM;
 
 /// A unit of a 16-bit query in units of the 8-bit one.
@@ -24,7 +24,7 @@ impl Queries {
     /// Codes of `query` as row `i`; returns the value of a unit of the 8-bit codes, 0 for a query that is
     /// zero, subnormal or not finite.
     pub fn quantize(&mut self, i: usize, query: &[f32]) -> f32 {
-        let peak = query.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let peak = query.iter().fold(0.0f32, |m, v| larger(m, v.abs()));
         let (Some(codes), Some(wide)) = (self.rows.get_mut(i), self.wide_rows.get_mut(i)) else { return 0.0 };
         if !(peak > f32::MIN_POSITIVE * 128.0 && peak < f32::MAX) {
             return 0.0;

@@ -1,6 +1,6 @@
 //! Rotated floats to 8-bit rows: what sinks and the recent window hold, and what spans are packed from.
 
-use crate::math::{ceil_log2_8, exp2_8, round_to_i32};
+use crate::math::{ceil_log2_8, exp2_8, larger, round_to_i32};
 
 /// Exponent that stands for a row of zeros.
 pub(crate) const ZERO: i16 = i16::MIN;
@@ -13,7 +13,7 @@ pub(crate) const ZERO: i16 = i16::MIN;
 pub(crate) fn encode_precise(row: &[f32], codes: &mut [u8]) -> i16 {
     let mut peak = 0.0f32;
     for &x in row {
-        peak = peak.max(x.abs());
+        peak = larger(peak, x.abs());
     }
     if peak < MIN_PEAK {
         codes.fill(0);

@@ -265,8 +265,9 @@ pub(crate) fn trace(
     code_bits: usize,
     upper: impl Fn(usize, usize) -> u8,
 ) {
-    let n = codes.len();
-    for (i, (code, &choice)) in codes.iter_mut().zip(choices.iter().take(n)).enumerate().rev() {
+    // By index, since a zip that runs backwards panics where its sides differ in length.
+    for i in (0..codes.len().min(choices.len())).rev() {
+        let (Some(code), Some(&choice)) = (codes.get_mut(i), choices.get(i)) else { return };
         let from = previous(state, choice);
         let u = state & 1;
         let label = usize::from(LABELS[(from << 1 | u) & 15]);
