@@ -12,6 +12,8 @@ pub(crate) struct Files {
     pub(crate) config: PathBuf,
     pub(crate) generation_config: Option<PathBuf>,
     pub(crate) tokenizer: PathBuf,
+    pub(crate) tokenizer_config: Option<PathBuf>,
+    pub(crate) chat_template: Option<PathBuf>,
     pub(crate) weights: Vec<PathBuf>,
 }
 
@@ -35,12 +37,15 @@ fn fetch_files(repository: &str) -> Result<Files> {
     let repo = api.model(repository.into());
     let config = repo.get("config.json").context("config.json")?;
     let tokenizer = repo.get("tokenizer.json").context("tokenizer.json")?;
+    // Not every repository has these, and no model needs them.
     let generation_config = repo.get("generation_config.json").ok();
+    let tokenizer_config = repo.get("tokenizer_config.json").ok();
+    let chat_template = repo.get("chat_template.jinja").ok();
     let weights = match repo.get("model.safetensors") {
         Ok(path) => vec![path],
         Err(error) => shards(&repo).with_context(|| format!("model.safetensors: {error}"))?,
     };
-    Ok(Files { config, generation_config, tokenizer, weights })
+    Ok(Files { config, generation_config, tokenizer, tokenizer_config, chat_template, weights })
 }
 
 fn shards(repo: &ApiRepo) -> Result<Vec<PathBuf>> {

@@ -109,6 +109,20 @@ impl TextTokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The exact name of a token.
+    pub fn token_name(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Adds a token that ends a text or a turn, by its name; a name that is no token changes nothing.
+    #[must_use]
+    pub fn with_end(mut self, token: &str) -> Self {
+        if let Some(id) = self.token_id(token).filter(|id| !self.eos_ids.contains(id)) {
+            self.eos_ids.push(id);
+        }
+        self
+    }
+
     /// Tokens in the vocabulary, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
