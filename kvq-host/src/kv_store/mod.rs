@@ -45,6 +45,11 @@ pub trait KvStore: Send {
 
     /// Every byte held, by purpose.
     fn memory(&self) -> KvBytes;
+
+    /// This store as a packed one, if it is: only those can be saved.
+    fn packed(&self) -> Option<&packed::PackedStore> {
+        None
+    }
 }
 
 /// Every byte a store holds, by purpose; the fields add up to [`total`](KvBytes::total).

@@ -52,6 +52,14 @@ impl PackedStore {
     pub const fn cache(&self) -> &Cache<GrowingMemory> {
         &self.cache
     }
+
+    /// Replaces what is held by what a snapshot of the codec holds.
+    ///
+    /// # Errors
+    /// A snapshot that is not whole, or of another shape or policy; the store is then as it was.
+    pub fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
+        self.cache.restore(snapshot).map_err(|e| anyhow!("snapshot: {e}"))
+    }
 }
 
 impl KvStore for PackedStore {
@@ -102,6 +110,10 @@ impl KvStore for PackedStore {
 
     fn memory(&self) -> KvBytes {
         self.cache.memory().into()
+    }
+
+    fn packed(&self) -> Option<&PackedStore> {
+        Some(self)
     }
 }
 
