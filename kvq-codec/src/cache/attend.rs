@@ -430,14 +430,14 @@ struct Place<'a> {
 
 /// A head's block on one side.
 #[derive(Clone, Copy)]
-struct HeadPlace<'a> {
-    plan: &'a SidePlan,
-    block: usize,
-    row: HeadRow,
+pub(super) struct HeadPlace<'a> {
+    pub plan: &'a SidePlan,
+    pub block: usize,
+    pub row: HeadRow,
 }
 
 impl<'a> HeadPlace<'a> {
-    fn new(plan: &'a SidePlan, kv_head: usize) -> Self {
+    pub fn new(plan: &'a SidePlan, kv_head: usize) -> Self {
         let block = kv_head.checked_div(plan.heads_per_block).unwrap_or(0);
         let within = kv_head.checked_rem(plan.heads_per_block).unwrap_or(0);
         let row = HeadRow {
