@@ -8,3 +8,6 @@ pub mod model;
 pub mod policy;
 pub mod report;
 pub mod state;
+
+/// The codec, for programs that depend on this crate alone.
+pub use kvq_codec as codec;

@@ -1,5 +1,6 @@
 //! Where a model keeps its keys and values: one trait, so that model code is written once.
 
+pub mod candle;
 pub mod dense;
 pub mod packed;
 
@@ -84,5 +85,20 @@ impl KvBytes {
             + self.header_bytes
             + self.scratch_bytes
             + self.unused_bytes
+    }
+}
+
+impl std::iter::Sum for KvBytes {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            code_bytes: a.code_bytes + b.code_bytes,
+            scale_bytes: a.scale_bytes + b.scale_bytes,
+            center_bytes: a.center_bytes + b.center_bytes,
+            recent_bytes: a.recent_bytes + b.recent_bytes,
+            sink_bytes: a.sink_bytes + b.sink_bytes,
+            header_bytes: a.header_bytes + b.header_bytes,
+            scratch_bytes: a.scratch_bytes + b.scratch_bytes,
+            unused_bytes: a.unused_bytes + b.unused_bytes,
+        })
     }
 }

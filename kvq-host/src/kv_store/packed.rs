@@ -53,6 +53,31 @@ impl PackedStore {
         &self.cache
     }
 
+    /// As [`KvStore::attend`], which this store does not need to be changed for.
+    ///
+    /// # Errors
+    /// As [`KvStore::attend`].
+    pub fn attend_shared(&self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()> {
+        let shape = self.cache.shape();
+        let n_queries = q.len() / shape.key_head_dim;
+        let per_head = q.len() / shape.n_kv_heads;
+        ensure!(
+            per_head > 0 && out.len() == n_queries * shape.value_head_dim,
+            "query and output shapes differ"
+        );
+        if shape.n_kv_heads == 1
+            || n_queries * self.len() < PARALLEL_PAIRS
+            || rayon::current_num_threads() == 1
+        {
+            return self.cache.attend(layer, n_tokens, q, out).map_err(|e| anyhow!("{e}"));
+        }
+        let cache = &self.cache;
+        let per_out = out.len() / shape.n_kv_heads;
+        q.par_chunks(per_head).zip(out.par_chunks_mut(per_out)).enumerate().try_for_each(
+            |(head, (q, out))| cache.attend_head(layer, head, n_tokens, q, out).map_err(|e| anyhow!("{e}")),
+        )
+    }
+
     /// Replaces what is held by what a snapshot of the codec holds.
     ///
     /// # Errors
@@ -80,24 +105,7 @@ impl KvStore for PackedStore {
     }
 
     fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()> {
-        let shape = self.cache.shape();
-        let n_queries = q.len() / shape.key_head_dim;
-        let per_head = q.len() / shape.n_kv_heads;
-        ensure!(
-            per_head > 0 && out.len() == n_queries * shape.value_head_dim,
-            "query and output shapes differ"
-        );
-        if shape.n_kv_heads == 1
-            || n_queries * self.len() < PARALLEL_PAIRS
-            || rayon::current_num_threads() == 1
-        {
-            return self.cache.attend(layer, n_tokens, q, out).map_err(|e| anyhow!("{e}"));
-        }
-        let cache = &self.cache;
-        let per_out = out.len() / shape.n_kv_heads;
-        q.par_chunks(per_head).zip(out.par_chunks_mut(per_out)).enumerate().try_for_each(
-            |(head, (q, out))| cache.attend_head(layer, head, n_tokens, q, out).map_err(|e| anyhow!("{e}")),
-        )
+        self.attend_shared(layer, n_tokens, q, out)
     }
 
     fn trim(&mut self, len: usize) -> Result<()> {
