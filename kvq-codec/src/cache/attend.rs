@@ -40,6 +40,23 @@ impl<S: Storage> Cache<S> {
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
+        self.attend_within(layer, n_tokens, 0, queries, out)
+    }
+
+    /// As [`attend`](Self::attend), where each query sees the newest `window_len` positions only, its own among
+    /// them: for models some of whose layers have a window. 0 stands for no limit but the policy's own
+    /// `window_len`, which holds as well.
+    ///
+    /// # Errors
+    /// As [`attend`](Self::attend).
+    pub fn attend_within(
+        &self,
+        layer: usize,
+        n_tokens: usize,
+        window_len: usize,
+        queries: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), Error> {
         let shape = self.plan.shape;
         let per_head = n_tokens.saturating_mul(shape.key_head_dim);
         let group = queries.len().checked_div(per_head.saturating_mul(shape.n_kv_heads)).unwrap_or(0);
@@ -57,14 +74,14 @@ impl<S: Storage> Cache<S> {
             ) else {
                 return Ok(());
             };
-            self.attend_with(&mut work, layer, kv_head, n_tokens, q, o)?;
+            self.attend_with(&mut work, layer, kv_head, (n_tokens, window_len), q, o)?;
             (queries, out) = (q_rest, o_rest);
         }
         Ok(())
     }
 
-    /// As [`attend`](Self::attend), for the query heads that read one KV head; a host may call it for
-    /// several heads at once.
+    /// As [`attend_within`](Self::attend_within), for the query heads that read one KV head; a host may call it
+    /// for several heads at once.
     ///
     /// # Errors
     /// As [`attend`](Self::attend).
@@ -73,10 +90,11 @@ impl<S: Storage> Cache<S> {
         layer: usize,
         kv_head: usize,
         n_tokens: usize,
+        window_len: usize,
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
-        self.attend_with(&mut Work::new(), layer, kv_head, n_tokens, queries, out)
+        self.attend_with(&mut Work::new(), layer, kv_head, (n_tokens, window_len), queries, out)
     }
 
     fn attend_with(
@@ -84,7 +102,7 @@ impl<S: Storage> Cache<S> {
         work: &mut Work,
         layer: usize,
         kv_head: usize,
-        n_tokens: usize,
+        (n_tokens, window_len): (usize, usize),
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
@@ -107,9 +125,14 @@ impl<S: Storage> Cache<S> {
         }
         check_length("out", out.len(), n_rows * value_dim)?;
         out.fill(0.0);
+        let own = self.plan.policy.window_len as usize;
         let place = Place {
             layer,
             state,
+            window_len: match (own, window_len) {
+                (0, len) | (len, 0) => len,
+                (a, b) => a.min(b),
+            },
             key: HeadPlace::new(&self.plan.key, kv_head),
             value: HeadPlace::new(&self.plan.value, kv_head),
         };
@@ -146,7 +169,7 @@ impl<S: Storage> Cache<S> {
     ) {
         let (mut rest, mut row) = (queries, first);
         for tile in tiles.iter_mut() {
-            rest = self.start_tile(&place.state, n_tokens, row, rest, tile);
+            rest = self.start_tile(place, n_tokens, row, rest, tile);
             row += tile.queries.n;
         }
         self.walk(work, place, tiles, out);
@@ -156,7 +179,7 @@ impl<S: Storage> Cache<S> {
     /// Rotates and quantizes query rows `first..` of a head; returns the queries that did not fit the tile.
     fn start_tile<'q>(
         &self,
-        state: &LayerState,
+        place: &Place<'_>,
         n_tokens: usize,
         first: usize,
         queries: &'q [f32],
@@ -176,9 +199,8 @@ impl<S: Storage> Cache<S> {
             line.factor = tile.queries.quantize(i, x) * softmax_scale;
             line.state = FoldState::EMPTY;
             let back = n_tokens - 1 - (first + i).checked_rem(n_tokens).unwrap_or(0);
-            line.to = state.len - back;
-            let window = self.plan.policy.window_len as usize;
-            line.from = if window == 0 { 0 } else { line.to.saturating_sub(window) };
+            line.to = place.state.len - back;
+            line.from = if place.window_len == 0 { 0 } else { line.to.saturating_sub(place.window_len) };
             tile.queries.n = i + 1;
         }
         rest
@@ -217,7 +239,7 @@ impl<S: Storage> Cache<S> {
     }
 
     fn attend_sinks(&self, work: &mut SegmentWork, place: &Place<'_>, tiles: &mut [Tile], out: &mut [f32]) {
-        let Place { layer, state, key, value } = place;
+        let Place { layer, state, key, value, .. } = place;
         let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
         let mut first = 0;
         while first < state.n_sink {
@@ -238,7 +260,7 @@ impl<S: Storage> Cache<S> {
     }
 
     fn attend_hot(&self, work: &mut SegmentWork, place: &Place<'_>, tiles: &mut [Tile], out: &mut [f32]) {
-        let Place { layer, state, key, value } = place;
+        let Place { layer, state, key, value, .. } = place;
         let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
         let mut first = 0;
         while first < state.n_hot {
@@ -424,6 +446,8 @@ struct Part<'a> {
 struct Place<'a> {
     layer: usize,
     state: LayerState,
+    /// Positions that a query sees; 0 for all.
+    window_len: usize,
     key: HeadPlace<'a>,
     value: HeadPlace<'a>,
 }

@@ -36,7 +36,20 @@ pub trait KvStore: Send {
     /// scaled by `1/sqrt(key_head_dim)`. Shapes: `q (n_heads, n_tokens, key_head_dim)`,
     /// `out (n_heads, n_tokens, value_head_dim)`; `n_heads` is a multiple of `n_kv_heads`, and query
     /// head `h` reads KV head `h / (n_heads / n_kv_heads)`.
-    fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()>;
+    fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()> {
+        self.attend_within(layer, n_tokens, 0, q, out)
+    }
+
+    /// As [`attend`](Self::attend), where each query sees the newest `window_len` positions only, its own among
+    /// them; 0 for all.
+    fn attend_within(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        window_len: usize,
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<()>;
 
     /// Forgets every token from position `len` on.
     fn trim(&mut self, len: usize) -> Result<()>;

@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
             let queries: Vec<f32> =
                 heads.flat_map(|head| &head[..n * self.key_dim]).map(|&x| to(x)).collect();
             let mut attended = vec![0.0; self.n_heads * n * self.value_dim];
-            row.attend_shared(0, n, &queries, &mut attended)
+            row.attend_shared(0, n, 0, &queries, &mut attended)
                 .map_err(|e| failed(format!("sequence {i}: {e}")))?;
             let out = &mut out[i * per_row * self.value_dim..][..per_row * self.value_dim];
             let heads = out.chunks_exact_mut(self.n * self.value_dim);
