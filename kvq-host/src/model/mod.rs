@@ -32,7 +32,7 @@ pub use tokenizer::{TextStream, TextTokenizer};
 /// Sizes of a model, whatever its family.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// `gpt2` or `llama`.
+    /// `gpt2`, `llama` or `gemma3`.
     pub architecture: String,
     /// Transformer layers.
     pub n_layers: usize,
