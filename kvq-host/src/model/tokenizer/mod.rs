@@ -1,6 +1,7 @@
 //! Text to tokens and back, whichever file the vocabulary came from.
 
 mod gguf;
+mod scored;
 mod stream;
 
 use anyhow::{Context, Result, anyhow};
@@ -16,6 +17,8 @@ pub struct TextTokenizer {
     eos_ids: Vec<u32>,
     /// Whether `encode(…, true)` puts the BOS token in front, beyond what the tokenizer itself adds.
     prepend_bos: bool,
+    /// Whether `encode` puts a space in front of each text, which `decode` takes away.
+    space_prefix: bool,
 }
 
 /// The ids in config.json and generation_config.json: one, several or none.
@@ -59,7 +62,7 @@ impl TextTokenizer {
         }
         eos_ids.sort_unstable();
         eos_ids.dedup();
-        Ok(Self { inner, bos_id, eos_ids, prepend_bos: false })
+        Ok(Self { inner, bos_id, eos_ids, prepend_bos: false, space_prefix: false })
     }
 
     /// The tokens of a text. Special tokens written in the text are recognized; with `add_special`, those
@@ -82,7 +85,11 @@ impl TextTokenizer {
     /// # Errors
     /// A failure of the tokenizer's decoder.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.decode_as(ids, false)
+        let text = self.decode_as(ids, false)?;
+        Ok(match text.strip_prefix(' ') {
+            Some(rest) if self.space_prefix => rest.to_owned(),
+            _ => text,
+        })
     }
 
     fn decode_as(&self, ids: &[u32], skip_special: bool) -> Result<String> {
