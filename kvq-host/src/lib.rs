@@ -7,3 +7,7 @@ pub mod measure;
 pub mod model;
 pub mod policy;
 pub mod report;
+pub mod state;
+
+/// The codec, for programs that depend on this crate alone.
+pub use kvq_codec as codec;

@@ -82,14 +82,15 @@ fn prefill_respects_the_stretches_of_the_store() {
             assert!(n_tokens <= 3);
             self.0.append(layer, n_tokens, k, v)
         }
-        fn attend(
+        fn attend_within(
             &mut self,
             layer: usize,
             n_tokens: usize,
+            window_len: usize,
             q: &[f32],
             out: &mut [f32],
         ) -> anyhow::Result<()> {
-            self.0.attend(layer, n_tokens, q, out)
+            self.0.attend_within(layer, n_tokens, window_len, q, out)
         }
         fn trim(&mut self, len: usize) -> anyhow::Result<()> {
             self.0.trim(len)

@@ -151,7 +151,7 @@ fn slow_types_are_re_encoded_with_a_note() {
 fn variants_that_would_be_computed_wrongly_are_refused() {
     for (key, value) in [
         ("general.architecture", Value::String("gemma".into())),
-        ("llama.rope.scaling.type", Value::String("linear".into())),
+        ("llama.rope.scaling.type", Value::String("yarn".into())),
         ("llama.rope.scale_linear", Value::F32(2.0)),
         ("llama.attention.sliding_window", Value::U32(4096)),
         ("llama.expert_count", Value::U32(8)),

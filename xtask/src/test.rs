@@ -40,6 +40,9 @@ pub fn run() -> Result<()> {
     );
     tally.step("docs/read_snapshot.py reads a golden snapshot as the codec does", snapshot_reader);
     tally.cargo(&["test", "--release", "--workspace"], &[]);
+    for example in ["swap_cache", "fused_attention", "save_restore"] {
+        tally.cargo(&["run", "--release", "-p", "kvq-host", "--example", example], &[]);
+    }
     tally.cargo(
         &["doc", "--release", "--no-deps", "-p", "kvq-codec", "-p", "kvq-host"],
         &[("RUSTDOCFLAGS", "-Dwarnings")],

@@ -40,6 +40,23 @@ impl<S: Storage> Cache<S> {
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
+        self.attend_within(layer, n_tokens, 0, queries, out)
+    }
+
+    /// As [`attend`](Self::attend), where each query sees the newest `window_len` positions only, its own among
+    /// them: for models some of whose layers have a window. 0 stands for no limit but the policy's own
+    /// `window_len`, which holds as well.
+    ///
+    /// # Errors
+    /// As [`attend`](Self::attend).
+    pub fn attend_within(
+        &self,
+        layer: usize,
+        n_tokens: usize,
+        window_len: usize,
+        queries: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), Error> {
         let shape = self.plan.shape;
         let per_head = n_tokens.saturating_mul(shape.key_head_dim);
         let group = queries.len().checked_div(per_head.saturating_mul(shape.n_kv_heads)).unwrap_or(0);
@@ -48,11 +65,11 @@ impl<S: Storage> Cache<S> {
             return Err(Error::QueryHeads { n_kv_heads: shape.n_kv_heads as u32, got: got as u32 });
         }
         check_length("out", out.len(), group * n_tokens * shape.n_kv_heads * shape.value_head_dim)?;
-        self.attend_heads(layer, (0, shape.n_kv_heads), n_tokens, queries, out)
+        self.attend_heads(layer, (0, shape.n_kv_heads), (n_tokens, window_len), queries, out)
     }
 
-    /// As [`attend`](Self::attend), for the query heads that read one KV head; a host may call it for
-    /// several heads at once.
+    /// As [`attend_within`](Self::attend_within), for the query heads that read one KV head; a host may call it
+    /// for several heads at once.
     ///
     /// # Errors
     /// As [`attend`](Self::attend).
@@ -61,6 +78,7 @@ impl<S: Storage> Cache<S> {
         layer: usize,
         kv_head: usize,
         n_tokens: usize,
+        window_len: usize,
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
@@ -70,7 +88,7 @@ impl<S: Storage> Cache<S> {
                 got: kv_head as u32,
             });
         }
-        self.attend_heads(layer, (kv_head, 1), n_tokens, queries, out)
+        self.attend_heads(layer, (kv_head, 1), (n_tokens, window_len), queries, out)
     }
 
     /// Attends the queries of `n_heads` KV heads from `first_head` on, which exist.
@@ -78,7 +96,7 @@ impl<S: Storage> Cache<S> {
         &self,
         layer: usize,
         (first_head, n_heads): (usize, usize),
-        n_tokens: usize,
+        (n_tokens, window_len): (usize, usize),
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
@@ -96,6 +114,11 @@ impl<S: Storage> Cache<S> {
         }
         check_length("out", out.len(), n_heads * n_rows * value_dim)?;
         out.fill(0.0);
+        let own = self.plan.policy.window_len as usize;
+        let window_len = match (own, window_len) {
+            (0, len) | (len, 0) => len,
+            (a, b) => a.min(b),
+        };
         let mut work = Work::new();
         let (mut queries, mut out, mut head) = (queries, out, first_head);
         while !queries.is_empty() {
@@ -109,7 +132,7 @@ impl<S: Storage> Cache<S> {
             };
             let mut heads = [Head::new(&self.plan, head); DECODE_TILES];
             heads.iter_mut().enumerate().for_each(|(i, place)| *place = Head::new(&self.plan, head + i));
-            let place = Place { layer, state, heads: heads.get(..n).unwrap_or(&[]) };
+            let place = Place { layer, state, window_len, heads: heads.get(..n).unwrap_or(&[]) };
             if n_rows <= TILE {
                 let tiles = work.tiles.get_mut(..n).unwrap_or(&mut []);
                 self.attend_rows(&mut work.segment, &place, (n_tokens, 0), (q, n_rows), tiles, o);
@@ -160,7 +183,7 @@ impl<S: Storage> Cache<S> {
         let per_tile = (per_tile * self.plan.shape.key_head_dim).max(1);
         let mut row = first;
         for (tile, queries) in tiles.iter_mut().zip(queries.chunks(per_tile)) {
-            self.start_tile(&place.state, n_tokens, row, queries, tile);
+            self.start_tile(place, n_tokens, row, queries, tile);
             row += tile.queries.n;
         }
         self.walk(work, place, tiles, out);
@@ -168,14 +191,7 @@ impl<S: Storage> Cache<S> {
     }
 
     /// Rotates and quantizes query rows `first..` of a head.
-    fn start_tile(
-        &self,
-        state: &LayerState,
-        n_tokens: usize,
-        first: usize,
-        queries: &[f32],
-        tile: &mut Tile,
-    ) {
+    fn start_tile(&self, place: &Place<'_>, n_tokens: usize, first: usize, queries: &[f32], tile: &mut Tile) {
         let key_dim = self.plan.shape.key_head_dim;
         let softmax_scale = inverse_sqrt(key_dim as f32);
         tile.queries.n = 0;
@@ -189,9 +205,8 @@ impl<S: Storage> Cache<S> {
             line.factor = tile.queries.quantize(i, x) * softmax_scale;
             line.state = FoldState::EMPTY;
             let back = n_tokens - 1 - (first + i).checked_rem(n_tokens).unwrap_or(0);
-            line.to = state.len - back;
-            let window = self.plan.policy.window_len as usize;
-            line.from = if window == 0 { 0 } else { line.to.saturating_sub(window) };
+            line.to = place.state.len - back;
+            line.from = if place.window_len == 0 { 0 } else { line.to.saturating_sub(place.window_len) };
             tile.queries.n = i + 1;
         }
     }
@@ -460,6 +475,8 @@ struct Part<'a> {
 struct Place<'a> {
     layer: usize,
     state: LayerState,
+    /// The newest positions that each query sees; 0 for all.
+    window_len: usize,
     heads: &'a [Head<'a>],
 }
 
@@ -495,14 +512,14 @@ impl<'a> Head<'a> {
 
 /// A head's block on one side.
 #[derive(Clone, Copy)]
-struct HeadPlace<'a> {
-    plan: &'a SidePlan,
-    block: usize,
-    row: HeadRow,
+pub(super) struct HeadPlace<'a> {
+    pub plan: &'a SidePlan,
+    pub block: usize,
+    pub row: HeadRow,
 }
 
 impl<'a> HeadPlace<'a> {
-    fn new(plan: &'a SidePlan, kv_head: usize) -> Self {
+    pub fn new(plan: &'a SidePlan, kv_head: usize) -> Self {
         let block = kv_head.checked_div(plan.heads_per_block).unwrap_or(0);
         let within = kv_head.checked_rem(plan.heads_per_block).unwrap_or(0);
         let row = HeadRow {

@@ -6,7 +6,6 @@ mod bench;
 mod eval;
 mod export;
 mod generate;
-mod generate_image;
 mod shared;
 mod text;
 mod threads;

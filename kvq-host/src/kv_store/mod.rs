@@ -1,5 +1,6 @@
 //! Where a model keeps its keys and values: one trait, so that model code is written once.
 
+pub mod candle;
 pub mod dense;
 pub mod packed;
 mod stretch;
@@ -37,7 +38,20 @@ pub trait KvStore: Send {
     /// scaled by `1/sqrt(key_head_dim)`. Shapes: `q (n_heads, n_tokens, key_head_dim)`,
     /// `out (n_heads, n_tokens, value_head_dim)`; `n_heads` is a multiple of `n_kv_heads`, and query
     /// head `h` reads KV head `h / (n_heads / n_kv_heads)`.
-    fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()>;
+    fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()> {
+        self.attend_within(layer, n_tokens, 0, q, out)
+    }
+
+    /// As [`attend`](Self::attend), where each query sees the newest `window_len` positions only, its own among
+    /// them; 0 for all.
+    fn attend_within(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        window_len: usize,
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<()>;
 
     /// Forgets every token from position `len` on.
     fn trim(&mut self, len: usize) -> Result<()>;
@@ -47,6 +61,11 @@ pub trait KvStore: Send {
 
     /// Every byte held, by purpose.
     fn memory(&self) -> KvBytes;
+
+    /// This store as a packed one, if it is: only those can be saved.
+    fn packed(&self) -> Option<&packed::PackedStore> {
+        None
+    }
 }
 
 /// Every byte a store holds, by purpose; the fields add up to [`total`](KvBytes::total).
@@ -81,5 +100,20 @@ impl KvBytes {
             + self.header_bytes
             + self.scratch_bytes
             + self.unused_bytes
+    }
+}
+
+impl std::iter::Sum for KvBytes {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            code_bytes: a.code_bytes + b.code_bytes,
+            scale_bytes: a.scale_bytes + b.scale_bytes,
+            center_bytes: a.center_bytes + b.center_bytes,
+            recent_bytes: a.recent_bytes + b.recent_bytes,
+            sink_bytes: a.sink_bytes + b.sink_bytes,
+            header_bytes: a.header_bytes + b.header_bytes,
+            scratch_bytes: a.scratch_bytes + b.scratch_bytes,
+            unused_bytes: a.unused_bytes + b.unused_bytes,
+        })
     }
 }

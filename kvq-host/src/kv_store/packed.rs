@@ -52,6 +52,49 @@ impl PackedStore {
     pub const fn cache(&self) -> &Cache<GrowingMemory> {
         &self.cache
     }
+
+    /// As [`KvStore::attend_within`], which this store does not need to be changed for.
+    ///
+    /// # Errors
+    /// As [`KvStore::attend`].
+    pub fn attend_shared(
+        &self,
+        layer: usize,
+        n_tokens: usize,
+        window_len: usize,
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let shape = self.cache.shape();
+        let n_queries = q.len() / shape.key_head_dim;
+        let per_head = q.len() / shape.n_kv_heads;
+        ensure!(
+            per_head > 0 && out.len() == n_queries * shape.value_head_dim,
+            "query and output shapes differ"
+        );
+        if shape.n_kv_heads == 1
+            || n_queries * self.len() < PARALLEL_PAIRS
+            || rayon::current_num_threads() == 1
+        {
+            let result = self.cache.attend_within(layer, n_tokens, window_len, q, out);
+            return result.map_err(|e| anyhow!("{e}"));
+        }
+        let cache = &self.cache;
+        let per_out = out.len() / shape.n_kv_heads;
+        q.par_chunks(per_head).zip(out.par_chunks_mut(per_out)).enumerate().try_for_each(
+            |(head, (q, out))| {
+                cache.attend_head(layer, head, n_tokens, window_len, q, out).map_err(|e| anyhow!("{e}"))
+            },
+        )
+    }
+
+    /// Replaces what is held by what a snapshot of the codec holds.
+    ///
+    /// # Errors
+    /// A snapshot that is not whole, or of another shape or policy; the store is then as it was.
+    pub fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
+        self.cache.restore(snapshot).map_err(|e| anyhow!("snapshot: {e}"))
+    }
 }
 
 impl KvStore for PackedStore {
@@ -71,25 +114,15 @@ impl KvStore for PackedStore {
         self.cache.append(layer, n_tokens, k, v).map_err(|e| anyhow!("{e}"))
     }
 
-    fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()> {
-        let shape = self.cache.shape();
-        let n_queries = q.len() / shape.key_head_dim;
-        let per_head = q.len() / shape.n_kv_heads;
-        ensure!(
-            per_head > 0 && out.len() == n_queries * shape.value_head_dim,
-            "query and output shapes differ"
-        );
-        if shape.n_kv_heads == 1
-            || n_queries * self.len() < PARALLEL_PAIRS
-            || rayon::current_num_threads() == 1
-        {
-            return self.cache.attend(layer, n_tokens, q, out).map_err(|e| anyhow!("{e}"));
-        }
-        let cache = &self.cache;
-        let per_out = out.len() / shape.n_kv_heads;
-        q.par_chunks(per_head).zip(out.par_chunks_mut(per_out)).enumerate().try_for_each(
-            |(head, (q, out))| cache.attend_head(layer, head, n_tokens, q, out).map_err(|e| anyhow!("{e}")),
-        )
+    fn attend_within(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        window_len: usize,
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        self.attend_shared(layer, n_tokens, window_len, q, out)
     }
 
     fn trim(&mut self, len: usize) -> Result<()> {
@@ -102,6 +135,10 @@ impl KvStore for PackedStore {
 
     fn memory(&self) -> KvBytes {
         self.cache.memory().into()
+    }
+
+    fn packed(&self) -> Option<&PackedStore> {
+        Some(self)
     }
 }
 

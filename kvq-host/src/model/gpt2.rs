@@ -233,7 +233,7 @@ impl LanguageModel for Gpt2 {
             let qkv = block.qkv.forward(&block.attention_norm.apply(&x))?;
             let [q, k, v] = [0, 1, 2]
                 .map(|part| math::split_heads(&qkv, 3 * hidden_size, part * hidden_size, n_heads, head_dim));
-            let new = NewTokens { n_tokens: n, q: &q, k: &k, v: &v };
+            let new = NewTokens { n_tokens: n, q: &q, k: &k, v: &v, window_len: 0 };
             append_and_attend(store, layer, new, &mut attended)?;
             math::add(&mut x, &block.attention_out.forward(&math::merge_heads(&attended, n, head_dim))?);
             let mut inner = block.up.forward(&block.feed_forward_norm.apply(&x))?;

@@ -33,6 +33,12 @@ impl Rope {
         Self { pairing, frequencies: (0..dims / 2).map(frequency).collect() }
     }
 
+    /// The same with positions divided by `factor`: linear scaling to longer contexts.
+    pub(crate) fn stretched(mut self, factor: f64) -> Self {
+        self.frequencies.iter_mut().for_each(|frequency| *frequency /= factor);
+        self
+    }
+
     /// The angles of positions `pos..pos + n`.
     pub(crate) fn angles(&self, pos: usize, n: usize) -> Angles {
         let cos_sin = (pos..pos + n).flat_map(|pos| {
@@ -90,6 +96,15 @@ mod tests {
         halves.apply(&mut h, 8);
         assert_eq!(permute(&a), h);
         assert_ne!(a, original);
+    }
+
+    #[test]
+    fn stretched_positions_are_fractions() {
+        let mut x = [1.0, 2.0, 3.0, 4.0];
+        let mut y = x;
+        Rope::new(Pairing::Halves, 4, 100.0).stretched(8.0).angles(16, 1).apply(&mut x, 4);
+        Rope::new(Pairing::Halves, 4, 100.0).angles(2, 1).apply(&mut y, 4);
+        assert_eq!(x, y);
     }
 
     #[test]

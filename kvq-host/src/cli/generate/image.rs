@@ -8,7 +8,7 @@ use kvq_codec::{Backend, capacity_tokens};
 use kvq_tiny::demo::{self, Event};
 use kvq_tiny::{Image, Scratch, Tokenizer};
 
-use super::shared::usage;
+use crate::cli::shared::usage;
 
 /// Continues the prompt with the image's model and the firmware's cache; prints the text, then the tokens
 /// and the hashes of the cache's bytes.
