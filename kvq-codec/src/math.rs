@@ -180,14 +180,14 @@ mod tests {
             let e = ceil_log2_8(x);
             assert!(f64::from(e) / 8.0 >= f64::from(x).log2() - 1e-6, "{x}");
             assert!(f64::from(e - 1) / 8.0 < f64::from(x).log2() + 1e-6, "{x}");
-            x *= 1.013;
+            x *= if cfg!(miri) { 3.7 } else { 1.013 };
         }
         assert_eq!(ceil_log2_8(1.0), 0);
     }
 
     #[test]
     fn exponential_is_accurate() {
-        for i in 0..87_000 {
+        for i in (0..87_000).step_by(if cfg!(miri) { 997 } else { 1 }) {
             let x = -(i as f32) / 1000.0;
             let relative = (f64::from(exp_nonpositive(x)) / f64::from(x).exp() - 1.0).abs();
             assert!(relative < 6e-6, "{x}: {relative}");

@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn planes_round_trip_for_every_width_and_length() {
-        for n in (4..=256).step_by(4) {
+        for n in (4..=256).step_by(if cfg!(miri) { 84 } else { 4 }) {
             let codes: Vec<u8> = (0..n).map(|i| (i * 37 + i / 7) as u8).collect();
             for (width, shift) in [(8u8, 0u32), (4, 0), (2, 0), (1, 2), (1, 0), (2, 1)] {
                 let mut row = vec![0xa5; plane_row_bytes(width, n)];

@@ -45,7 +45,7 @@ impl Rotation {
     /// The rotation for vectors of `head_dim` values (4 to 256).
     pub const fn new(head_dim: usize) -> Self {
         let mut power = 1;
-        while power * 2 <= head_dim {
+        while power <= head_dim / 2 {
             power *= 2;
         }
         Self { head_dim, power }
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_single_spike_is_spread_over_the_vector() {
         for dim in DIMS {
-            for at in 0..dim {
+            for at in (0..dim).step_by(if cfg!(miri) { 61 } else { 1 }) {
                 let mut x = std::vec![0.0; dim];
                 x[at] = 1.0;
                 Rotation::new(dim).forward(&mut x);

@@ -1,6 +1,6 @@
 //! The shape of a model's KV cache.
 
-use crate::error::Error;
+use crate::error::{Error, figure};
 
 /// The widest head vector.
 pub const MAX_HEAD_DIM: usize = 256;
@@ -36,12 +36,13 @@ impl KvShape {
 
     /// Values (keys and values of all layers and heads) of one token.
     pub const fn values_per_token(&self) -> usize {
-        self.n_layers * self.n_kv_heads * (self.key_head_dim + self.value_head_dim)
+        let per_head = self.key_head_dim.saturating_add(self.value_head_dim);
+        self.n_layers.saturating_mul(self.n_kv_heads).saturating_mul(per_head)
     }
 
     /// Bytes that one token takes in a dense fp16 cache: the baseline of every compression figure.
     pub const fn fp16_bytes_per_token(&self) -> usize {
-        2 * self.values_per_token()
+        self.values_per_token().saturating_mul(2)
     }
 
     /// Checks the counts and head sizes.
@@ -57,16 +58,16 @@ impl KvShape {
             d >= 4 && d <= MAX_HEAD_DIM && d.is_multiple_of(4)
         }
         if !count(self.n_layers) {
-            return Err(Error::Shape { got: self.n_layers as u32 });
+            return Err(Error::Shape { field: "n_layers", got: figure(self.n_layers) });
         }
         if !count(self.n_kv_heads) {
-            return Err(Error::Shape { got: self.n_kv_heads as u32 });
+            return Err(Error::Shape { field: "n_kv_heads", got: figure(self.n_kv_heads) });
         }
         if !dim(self.key_head_dim) {
-            return Err(Error::Shape { got: self.key_head_dim as u32 });
+            return Err(Error::Shape { field: "key_head_dim", got: figure(self.key_head_dim) });
         }
         if !dim(self.value_head_dim) {
-            return Err(Error::Shape { got: self.value_head_dim as u32 });
+            return Err(Error::Shape { field: "value_head_dim", got: figure(self.value_head_dim) });
         }
         Ok(())
     }

@@ -122,7 +122,7 @@ fn wrong_arguments_are_named_and_change_nothing() {
     let mut out = vec![0.0; 64];
     assert!(matches!(cache.attend(9, 1, &q, &mut out), Err(Error::Layer { .. })));
     let error = cache.attend(0, 1, &q[1..], &mut out).unwrap_err();
-    assert_eq!(error, Error::QueryHeads { n_kv_heads: 2, got: 63 });
+    assert_eq!(error, Error::QueryHeads { multiple_of: 64, got: 63 });
     message_names(error, "Cache::shape");
     assert!(matches!(cache.attend(0, 1, &[], &mut out), Err(Error::QueryHeads { .. })));
     assert!(matches!(cache.attend(0, 1, &q, &mut out[1..]), Err(Error::Length { argument: "out", .. })));

@@ -104,6 +104,6 @@ fn wrong_arguments_are_errors() {
     assert_eq!(cache.dequantize_into(0, Side::Value, 1, &mut out), Ok(()));
     assert!(matches!(cache.dequantize_into(1, Side::Key, 0, &mut out), Err(Error::Layer { .. })));
     assert!(matches!(cache.n_held(1), Err(Error::Layer { .. })));
-    assert!(matches!(cache.dequantize_into(0, Side::Key, 2, &mut out), Err(Error::QueryHeads { .. })));
+    assert!(matches!(cache.dequantize_into(0, Side::Key, 2, &mut out), Err(Error::KvHead { .. })));
     assert!(matches!(cache.dequantize_into(0, Side::Key, 0, &mut out[..39]), Err(Error::Length { .. })));
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Growing, Random, Sequence, aged};
+use common::{Growing, Random, Sequence, aged, unless_miri};
 use kvq_codec::{
     Backend, Cache, Error, KvCache, KvShape, Layout, Policy, SNAPSHOT_HEADER_BYTES, SNAPSHOT_OVERHEAD_BYTES,
     Side, SnapshotInfo, Storage, WhenFull, minimum_bytes, snapshot_bytes_max,
@@ -65,15 +65,18 @@ fn policies() -> Vec<Policy> {
 
 #[test]
 fn a_restored_cache_attends_and_goes_on_bit_for_bit() {
-    for shape in shapes() {
+    for shape in shapes().into_iter().skip(unless_miri(0, 5)) {
         let sequence = Sequence::new(shape, 400, 5);
-        for policy in policies() {
+        for policy in policies().into_iter().skip(unless_miri(0, 4)) {
             let (sinks, span) = (usize::from(policy.n_sink), usize::from(policy.span_len));
             let hot = usize::from(policy.recent_len) + span;
             let mut lengths = vec![0, 1, sinks - 1, sinks, sinks + 1, 300];
             for spans in [0, 1, 2] {
                 let border = sinks + hot + spans * span;
                 lengths.extend([border - 1, border, border + 1]);
+            }
+            if cfg!(miri) {
+                lengths = vec![0, sinks, sinks + hot + span + 1];
             }
             for len in lengths {
                 let what = format!("{shape:?}, {policy:?}, {len} tokens");
@@ -94,7 +97,8 @@ fn a_restored_cache_attends_and_goes_on_bit_for_bit() {
                 let mut twin = Cache::new(shape, policy, Backend::detect(), Growing::default()).unwrap();
                 twin.restore(&bytes).unwrap();
                 same(&cache, &twin, &what);
-                for cut in [len + 1, len + 30, len + 75] {
+                for &cut in unless_miri(&[1, 30, 75][..], &[20]) {
+                    let cut = len + cut;
                     let from = cache.len();
                     append(&mut cache, &sequence, from, cut);
                     append(&mut twin, &sequence, from, cut);
@@ -109,11 +113,12 @@ fn a_restored_cache_attends_and_goes_on_bit_for_bit() {
 
 #[test]
 fn long_contexts_under_a_compression_budget_round_trip() {
-    let shape = KvShape::new(1, 1, 64);
-    let sequence = Sequence::new(shape, 2600, 6);
+    let shape = KvShape::new(1, 1, unless_miri(64, 8));
+    let n = unless_miri(2600, 300);
+    let sequence = Sequence::new(shape, n, 6);
     let mut cache = Cache::new(shape, Policy::SIX_X, Backend::detect(), Growing::default()).unwrap();
     let mut twin = Cache::new(shape, Policy::SIX_X, Backend::detect(), Growing::default()).unwrap();
-    for from in (0..2600).step_by(100) {
+    for from in (0..n).step_by(100) {
         append(&mut cache, &sequence, from, from + 100);
         append(&mut twin, &sequence, from, from + 100);
         same(&cache, &twin, &format!("after {from}"));
@@ -125,10 +130,12 @@ fn long_contexts_under_a_compression_budget_round_trip() {
 
 #[test]
 fn buffers_of_fixed_length_restore_at_every_fill_until_they_are_full_or_evict() {
-    for shape in [KvShape::new(2, 2, 32), KvShape::new(3, 5, 8)] {
-        let sequence = Sequence::new(shape, 700, 7);
+    let n = unless_miri(700, 260);
+    for &shape in unless_miri(&[KvShape::new(2, 2, 32), KvShape::new(3, 5, 8)][..], &[KvShape::new(1, 1, 8)])
+    {
+        let sequence = Sequence::new(shape, n, 7);
         for when_full in [WhenFull::Error, WhenFull::Demote, WhenFull::Evict] {
-            for policy in policies() {
+            for policy in policies().into_iter().skip(unless_miri(0, 5)) {
                 let policy = policy.with_byte_budget(when_full);
                 let bytes = minimum_bytes(shape, policy).unwrap() * 2;
                 let (mut one, mut two, mut three) = (vec![0; bytes], vec![1; bytes], vec![2; bytes]);
@@ -142,7 +149,7 @@ fn buffers_of_fixed_length_restore_at_every_fill_until_they_are_full_or_evict() 
                     let outcome: Vec<_> = (0..shape.n_layers).map(|l| cache.append(l, 1, &k, &v)).collect();
                     let again: Vec<_> = (0..shape.n_layers).map(|l| twin.append(l, 1, &k, &v)).collect();
                     assert_eq!(outcome, again, "{what}, token {token}");
-                    if token % 7 == 0 || outcome[0].is_err() {
+                    if token % unless_miri(7, 50) == 0 || outcome[0].is_err() {
                         same(&cache, &twin, &what);
                         let before = snapshot(&cache);
                         twin.clear();
@@ -150,10 +157,10 @@ fn buffers_of_fixed_length_restore_at_every_fill_until_they_are_full_or_evict() 
                         cache.fork_into(&mut fork).unwrap();
                         same(&cache, &fork, &what);
                     }
-                    if token == 699 {
+                    if token == n - 1 {
                         let map = cache.tier_map(0, Side::Key).unwrap();
                         let held: usize = map.iter().map(|tier| tier.tokens).sum();
-                        assert_eq!(held < 700, when_full == WhenFull::Evict, "{what}");
+                        assert_eq!(held < n, when_full == WhenFull::Evict, "{what}");
                     }
                     if outcome[0].is_err() {
                         assert_ne!(when_full, WhenFull::Evict, "{what}: {outcome:?}");
@@ -167,13 +174,13 @@ fn buffers_of_fixed_length_restore_at_every_fill_until_they_are_full_or_evict() 
 
 #[test]
 fn trims_and_appends_go_on_alike_on_both_sides_of_a_break() {
-    let shape = KvShape::new(2, 2, 32);
+    let shape = KvShape::new(2, 2, unless_miri(32, 8));
     let sequence = Sequence::new(shape, 900, 8);
-    for (round, policy) in policies().into_iter().cycle().take(24).enumerate() {
+    for (round, policy) in policies().into_iter().rev().cycle().take(unless_miri(24, 2)).enumerate() {
         let mut random = Random::new(round as u64 + 40);
         let mut cache = Cache::new(shape, policy, Backend::detect(), Growing::default()).unwrap();
         let mut twin = Cache::new(shape, policy, Backend::detect(), Growing::default()).unwrap();
-        for _ in 0..20 {
+        for _ in 0..unless_miri(20, 6) {
             let len = cache.len();
             if random.below(2) == 0 && len > 0 {
                 let to = len - random.below(len.min(120) + 1);
@@ -193,7 +200,7 @@ fn trims_and_appends_go_on_alike_on_both_sides_of_a_break() {
 
 #[test]
 fn layers_of_different_length_are_kept_apart() {
-    let shape = KvShape::new(2, 2, 32);
+    let shape = KvShape::new(2, 2, unless_miri(32, 8));
     let sequence = Sequence::new(shape, 90, 9);
     let mut cache = Cache::new(shape, Policy::FOUR_X, Backend::detect(), Growing::default()).unwrap();
     append(&mut cache, &sequence, 0, 80);
@@ -210,16 +217,17 @@ fn layers_of_different_length_are_kept_apart() {
 fn where_the_units_lie_does_not_show() {
     // One cache has demoted, been trimmed and grown; the other, of another length, took the snapshot in
     // order; a third is built fresh in a third buffer.
-    let shape = KvShape::new(1, 2, 32);
+    let shape = KvShape::new(1, 2, unless_miri(32, 8));
     let policy = aged(&[Layout::T4, Layout::T3], 16, 16);
-    let sequence = Sequence::new(shape, 300, 10);
+    let n = unless_miri(300, 120);
+    let sequence = Sequence::new(shape, n, 10);
     let (mut one, mut two) = (vec![0x11; 120_000], vec![0xee; 60_000]);
     let mut cache = KvCache::new(shape, policy, Backend::detect(), &mut one).unwrap();
-    append(&mut cache, &sequence, 0, 250);
+    append(&mut cache, &sequence, 0, n - 50);
     cache.trim(2).unwrap();
-    append(&mut cache, &sequence, 2, 300);
+    append(&mut cache, &sequence, 2, n);
     let mut fresh = KvCache::new(shape, policy, Backend::SCALAR, &mut two).unwrap();
-    append(&mut fresh, &sequence, 0, 300);
+    append(&mut fresh, &sequence, 0, n);
     assert!(snapshot(&cache) == snapshot(&fresh));
     let mut grown = Cache::new(shape, policy, Backend::detect(), Growing::default()).unwrap();
     grown.restore(&snapshot(&fresh)).unwrap();
@@ -228,9 +236,9 @@ fn where_the_units_lie_does_not_show() {
 
 #[test]
 fn a_fork_leaves_its_parent_alone() {
-    let shape = KvShape::new(2, 2, 32);
+    let shape = KvShape::new(2, 2, unless_miri(32, 8));
     let sequence = Sequence::new(shape, 400, 11);
-    for policy in policies() {
+    for policy in policies().into_iter().skip(unless_miri(0, 5)) {
         let mut parent = Cache::new(shape, policy, Backend::detect(), Growing::default()).unwrap();
         append(&mut parent, &sequence, 0, 200);
         let mut child = Cache::new(shape, policy, Backend::detect(), Growing::default()).unwrap();

@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{Growing, Random, Sequence, aged, reference, relative_error};
+use common::{Growing, Random, Sequence, aged, reference, relative_error, unless_miri};
 use kvq_codec::{Backend, Cache, KvShape, Layout, Policy, Side};
 
-const SHAPE: KvShape = KvShape::new(2, 2, 32);
+const SHAPE: KvShape = KvShape::new(2, 2, unless_miri(32, 8));
+const HEAD_DIM: usize = SHAPE.key_head_dim;
 
 fn append(cache: &mut Cache<Growing>, sequence: &Sequence, from: usize, to: usize) {
     for layer in 0..SHAPE.n_layers {
@@ -16,8 +17,8 @@ fn append(cache: &mut Cache<Growing>, sequence: &Sequence, from: usize, to: usiz
 }
 
 fn attend(cache: &Cache<Growing>, layer: usize) -> Vec<f32> {
-    let q: Vec<f32> = (0..64).map(|i| (i as f32 * 0.37).cos()).collect();
-    let mut out = vec![0.0; 64];
+    let q: Vec<f32> = (0..2 * HEAD_DIM).map(|i| (i as f32 * 0.37).cos()).collect();
+    let mut out = vec![0.0; 2 * HEAD_DIM];
     cache.attend(layer, 1, &q, &mut out).unwrap();
     out
 }
@@ -37,9 +38,9 @@ fn what_was_appended_after_a_length_leaves_no_trace_when_trimmed_to_it() {
     for policy in policies() {
         let mut cache = Cache::new(SHAPE, policy, Backend::detect(), Growing::default()).unwrap();
         let mut random = Random::new(3);
-        let sequence = Sequence::new(SHAPE, 1500, 8);
+        let sequence = Sequence::new(SHAPE, unless_miri(1500, 250), 8);
         let (mut len, mut compared) = (0, 0);
-        for _ in 0..60 {
+        for _ in 0..unless_miri(60, 8) {
             let step = (1 + random.below(40)).min(sequence.tokens.len() - len);
             append(&mut cache, &sequence, len, len + step);
             len += step;
@@ -58,33 +59,35 @@ fn what_was_appended_after_a_length_leaves_no_trace_when_trimmed_to_it() {
             compared += 1;
             assert_eq!(before, [attend(&cache, 0), attend(&cache, 1)], "at {len}, {more} more");
         }
-        assert!(compared > 30);
+        assert!(compared > unless_miri(30, 3));
     }
 }
 
 #[test]
 fn any_earlier_length_can_be_returned_to() {
     for policy in policies() {
-        let sequence = Sequence::new(SHAPE, 700, 8);
-        for to in [699, 640, 639, 600, 577, 576, 444, 130, 68, 67, 20, 5, 4, 3, 1, 0] {
+        let n = unless_miri(700, 110);
+        let sequence = Sequence::new(SHAPE, n, 8);
+        let all = [699, 640, 639, 600, 577, 576, 444, 130, 68, 67, 20, 5, 4, 3, 1, 0];
+        for &to in unless_miri(&all[..], &[100, 67, 20, 3]) {
             let mut cache = Cache::new(SHAPE, policy, Backend::detect(), Growing::default()).unwrap();
-            append(&mut cache, &sequence, 0, 700);
+            append(&mut cache, &sequence, 0, n);
             cache.trim(to).unwrap();
             assert_eq!(cache.len(), to);
             if to > 0 {
-                let q: Vec<f32> = (0..32).map(|i| (i as f32 * 0.37).cos()).collect();
-                let mut out = vec![0.0; 64];
+                let q: Vec<f32> = (0..HEAD_DIM).map(|i| (i as f32 * 0.37).cos()).collect();
+                let mut out = vec![0.0; 2 * HEAD_DIM];
                 cache.attend(1, 1, &[q.clone(), q.clone()].concat(), &mut out).unwrap();
                 let expected = reference(&sequence, 1, &q, 0..to);
-                let error = relative_error(&out[32..], &expected);
+                let error = relative_error(&out[HEAD_DIM..], &expected);
                 assert!(error < 0.9, "to {to}: {error}");
             }
-            append(&mut cache, &sequence, to, 700);
-            assert_eq!(cache.len(), 700);
+            append(&mut cache, &sequence, to, n);
+            assert_eq!(cache.len(), n);
             let report = cache.memory();
             assert_eq!(report.total(), cache.storage_bytes() + size_of_val(&cache));
             let tokens: usize = cache.tier_map(0, Side::Key).unwrap().iter().map(|t| t.tokens).sum();
-            assert_eq!(tokens, 700);
+            assert_eq!(tokens, n);
         }
     }
 }
@@ -94,10 +97,10 @@ fn random_sequences_equal_a_cache_built_fresh_while_nothing_is_demoted() {
     // With one 8-bit tier, packing copies codes: a rebuilt cache must agree to the last float.
     let policy = aged(&[Layout::Q8], 16, 16);
     let mut random = Random::new(17);
-    for round in 0..40 {
+    for round in 0..unless_miri(40, 3) {
         let mut sequence = Sequence::new(SHAPE, 0, round);
         let mut cache = Cache::new(SHAPE, policy, Backend::detect(), Growing::default()).unwrap();
-        for _ in 0..25 {
+        for _ in 0..unless_miri(25, 8) {
             let len = sequence.tokens.len();
             if random.below(3) == 0 && len > 0 {
                 let to = random.below(len + 1);
@@ -127,13 +130,14 @@ fn random_sequences_equal_a_cache_built_fresh_while_nothing_is_demoted() {
 
 #[test]
 fn clear_gives_a_fresh_cache() {
-    let sequence = Sequence::new(SHAPE, 300, 8);
+    let n = unless_miri(300, 120);
+    let sequence = Sequence::new(SHAPE, n, 8);
     let mut cache = Cache::new(SHAPE, Policy::FOUR_X, Backend::detect(), Growing::default()).unwrap();
-    append(&mut cache, &sequence, 0, 300);
+    append(&mut cache, &sequence, 0, n);
     cache.clear();
     assert!(cache.is_empty());
-    append(&mut cache, &sequence, 0, 200);
+    append(&mut cache, &sequence, 0, n / 2 + 20);
     let mut fresh = Cache::new(SHAPE, Policy::FOUR_X, Backend::detect(), Growing::default()).unwrap();
-    append(&mut fresh, &sequence, 0, 200);
+    append(&mut fresh, &sequence, 0, n / 2 + 20);
     assert_eq!(attend(&cache, 1), attend(&fresh, 1));
 }

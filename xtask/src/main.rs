@@ -2,6 +2,7 @@
 
 mod fetch_model;
 mod golden;
+mod miri;
 mod no_panic;
 mod qemu;
 mod setup;
@@ -30,6 +31,8 @@ enum Verb {
     Qemu(qemu::Args),
     /// Write the codec's golden files anew, after a deliberate change of the format.
     Golden,
+    /// Run the codec's tests under Miri, little- and big-endian.
+    Miri,
     /// Put a real model under models/.
     FetchModel(fetch_model::Args),
     /// Train the built-in model from a text file.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Test => test::run(),
         Verb::Qemu(args) => qemu::run(&args),
         Verb::Golden => golden::run(),
+        Verb::Miri => miri::run(),
         Verb::FetchModel(args) => fetch_model::run(&args),
         Verb::Train(args) => train::run(&args),
     };

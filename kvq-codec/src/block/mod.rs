@@ -10,6 +10,8 @@ mod rows;
 
 pub(crate) use rows::{PlanePlace, Rows};
 
+use crate::error::{Error, figure};
+use crate::math::exp2_8;
 use crate::pack;
 use crate::quantize::{codebook, trellis};
 use crate::shape::MAX_HEAD_DIM;
@@ -126,6 +128,37 @@ impl Layout {
         }
         total
     }
+}
+
+/// Writes the values of one block to `out`: levels times `2^(exponent/8)`, still rotated and without a center.
+///
+/// `codes` are the block's rows of every plane, one behind the other, [`Layout::row_bytes`] in all; they may be any
+/// bytes.
+///
+/// # Errors
+/// [`Error::Length`] where `codes` has another length, or `out` more values than a block.
+pub fn dequantize_into(layout: Layout, codes: &[u8], exponent: i16, out: &mut [f32]) -> Result<(), Error> {
+    let n_values = out.len();
+    let mut levels = [0i8; MAX_HEAD_DIM];
+    let Some(levels) = levels.get_mut(..n_values) else {
+        return Err(Error::Length { argument: "out", needed: figure(MAX_HEAD_DIM), got: figure(n_values) });
+    };
+    let needed = layout.row_bytes(n_values);
+    if codes.len() != needed {
+        return Err(Error::Length { argument: "codes", needed: figure(needed), got: figure(codes.len()) });
+    }
+    let mut run = Run { planes: [&[]; MAX_PLANES], n: 1 };
+    let mut rest = codes;
+    for (&width, plane) in layout.planes().iter().zip(&mut run.planes) {
+        let Some((row, tail)) = rest.split_at_checked(pack::plane_row_bytes(width, n_values)) else { break };
+        (*plane, rest) = (row, tail);
+    }
+    levels_into(layout, &run, 0, levels);
+    let scale = exp2_8(i32::from(exponent));
+    for (value, &level) in out.iter_mut().zip(&*levels) {
+        *value = f32::from(level) * scale;
+    }
+    Ok(())
 }
 
 /// The rows of some tokens of one block in every plane of a layout: `planes[p]` holds `n` rows of

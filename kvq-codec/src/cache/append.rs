@@ -5,7 +5,7 @@ use super::layer::{LayerState, SpanHead};
 use super::plan::SidePlan;
 use super::storage::{self, Storage};
 use crate::bytes::{get_u32, put, put_i16, put_u32};
-use crate::error::{Error, Side};
+use crate::error::{Error, Side, figure};
 use crate::policy::{Budget, WhenFull};
 use crate::quantize::row::MAX_ROW;
 
@@ -51,7 +51,7 @@ impl<S: Storage> Cache<S> {
         let row = at.checked_div(head_dim).unwrap_or(0);
         let head = row.checked_div(n_tokens).unwrap_or(0);
         let pos = len + row.checked_rem(n_tokens).unwrap_or(0);
-        Err(Error::NotFinite { side, head: head as u32, pos: pos as u32 })
+        Err(Error::NotFinite { side, head: figure(head), pos: figure(pos) })
     }
 
     /// Units that one layer may hold when it has `len` tokens in `n_spans` spans and the rest.
@@ -80,7 +80,7 @@ impl<S: Storage> Cache<S> {
             return Ok(());
         }
         let capacity = self.plan.capacity(quota, max_spans);
-        Err(Error::Full { needed: (state.len + n_tokens) as u32, capacity: capacity as u32 })
+        Err(Error::Full { needed: figure(state.len.saturating_add(n_tokens)), capacity: figure(capacity) })
     }
 
     /// Units of the layer's spans once all are demoted as far as the ladder goes (age may have taken them further).
@@ -154,7 +154,7 @@ impl<S: Storage> Cache<S> {
 
     pub(super) fn grow_error(&self, more: usize) -> Error {
         let got = self.storage.bytes().len();
-        Error::Grow { needed: (got + more) as u32, got: got as u32 }
+        Error::Grow { needed: figure(got.saturating_add(more)), got: figure(got) }
     }
 
     /// The 8-bit rows of one token, block by block: rotates, encodes and hands each to `put`.
@@ -212,6 +212,6 @@ pub(super) fn check_length(argument: &'static str, got: usize, needed: usize) ->
     if got == needed {
         Ok(())
     } else {
-        Err(Error::Length { argument, needed: needed as u32, got: got as u32 })
+        Err(Error::Length { argument, needed: figure(needed), got: figure(got) })
     }
 }

@@ -12,7 +12,7 @@ use super::storage::{self, NONE, Storage};
 use super::tile::{DECODE_TILES, SegmentWork, Tile, Work};
 use crate::block::{Layout, Rows};
 use crate::bytes::{get_i16, slice};
-use crate::error::{Error, Side};
+use crate::error::{Error, Side, figure};
 use crate::kernel::{Fold, FoldState, HeadRow, SEGMENT, TILE, WIDE_QUERY_UNIT};
 use crate::math::{exp2_8, inverse_sqrt};
 use crate::pack::plane_row_bytes;
@@ -62,7 +62,8 @@ impl<S: Storage> Cache<S> {
         let group = queries.len().checked_div(per_head.saturating_mul(shape.n_kv_heads)).unwrap_or(0);
         let got = queries.len();
         if group == 0 || got != group * per_head * shape.n_kv_heads {
-            return Err(Error::QueryHeads { n_kv_heads: shape.n_kv_heads as u32, got: got as u32 });
+            let multiple_of = figure(per_head.saturating_mul(shape.n_kv_heads));
+            return Err(Error::QueryHeads { multiple_of, got: figure(got) });
         }
         check_length("out", out.len(), group * n_tokens * shape.n_kv_heads * shape.value_head_dim)?;
         self.attend_heads(layer, (0, shape.n_kv_heads), (n_tokens, window_len), queries, out)
@@ -72,7 +73,7 @@ impl<S: Storage> Cache<S> {
     /// for several heads at once.
     ///
     /// # Errors
-    /// As [`attend`](Self::attend).
+    /// As [`attend`](Self::attend), and [`Error::KvHead`].
     pub fn attend_head(
         &self,
         layer: usize,
@@ -82,11 +83,9 @@ impl<S: Storage> Cache<S> {
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
-        if kv_head >= self.plan.shape.n_kv_heads {
-            return Err(Error::QueryHeads {
-                n_kv_heads: self.plan.shape.n_kv_heads as u32,
-                got: kv_head as u32,
-            });
+        let n_kv_heads = self.plan.shape.n_kv_heads;
+        if kv_head >= n_kv_heads {
+            return Err(Error::KvHead { n_kv_heads: figure(n_kv_heads), got: figure(kv_head) });
         }
         self.attend_heads(layer, (kv_head, 1), (n_tokens, window_len), queries, out)
     }
@@ -104,13 +103,14 @@ impl<S: Storage> Cache<S> {
         let state = self.layer(layer);
         let held = state.n_held();
         if n_tokens == 0 || n_tokens > held {
-            return Err(Error::PastEnd { len: held as u32, got: n_tokens as u32 });
+            return Err(Error::PastEnd { len: figure(held), got: figure(n_tokens) });
         }
         let (key_dim, value_dim) = (self.plan.shape.key_head_dim, self.plan.shape.value_head_dim);
         let n_rows = queries.len().checked_div(key_dim * n_heads).unwrap_or(0);
         let whole = n_rows * key_dim * n_heads == queries.len();
         if n_rows == 0 || !whole || n_rows.checked_rem(n_tokens) != Some(0) {
-            return Err(Error::QueryHeads { n_kv_heads: n_heads as u32, got: queries.len() as u32 });
+            let multiple_of = figure((n_tokens * n_heads).saturating_mul(key_dim));
+            return Err(Error::QueryHeads { multiple_of, got: figure(queries.len()) });
         }
         check_length("out", out.len(), n_heads * n_rows * value_dim)?;
         out.fill(0.0);

@@ -34,7 +34,7 @@ impl<S: Storage> Cache<S> {
     /// first; where tokens were evicted, those behind them follow at once.
     ///
     /// # Errors
-    /// [`Error::Layer`], [`Error::QueryHeads`] for a head that is not there, or [`Error::Length`].
+    /// [`Error::Layer`], [`Error::KvHead`] for a head that is not there, or [`Error::Length`].
     pub fn dequantize_into(
         &self,
         layer: usize,
@@ -46,7 +46,7 @@ impl<S: Storage> Cache<S> {
         let (state, plan) = (self.layer(layer), self.plan.side(side));
         if kv_head >= self.plan.shape.n_kv_heads {
             let n_kv_heads = self.plan.shape.n_kv_heads as u32;
-            return Err(Error::QueryHeads { n_kv_heads, got: kv_head as u32 });
+            return Err(Error::KvHead { n_kv_heads, got: kv_head as u32 });
         }
         check_length("out", out.len(), state.n_held().saturating_mul(plan.head_dim))?;
         let place = HeadPlace::new(plan, kv_head);

@@ -20,7 +20,7 @@ pub use report::{MemoryReport, TierUse};
 pub use snapshot::{SNAPSHOT_HEADER_BYTES, SNAPSHOT_OVERHEAD_BYTES, SnapshotInfo, snapshot_bytes_max};
 pub use storage::Storage;
 
-use crate::error::Error;
+use crate::error::{Error, figure};
 use crate::kernel::Backend;
 use crate::policy::Policy;
 use crate::rotate::Rotation;
@@ -54,7 +54,7 @@ impl<S: Storage> Cache<S> {
         let plan = Plan::new(shape, policy)?;
         let needed = if S::GROWS { plan.fixed_bytes() } else { plan.minimum_bytes() };
         if storage.bytes().len() < needed && !storage.grow(needed) {
-            return Err(Error::BufferTooSmall { needed: needed as u32, got: storage.bytes().len() as u32 });
+            return Err(Error::BufferTooSmall { needed: figure(needed), got: figure(storage.bytes().len()) });
         }
         let mut cache = Self { plan, pool: Pool::EMPTY, backend, storage };
         cache.clear();
@@ -121,7 +121,7 @@ impl<S: Storage> Cache<S> {
         if layer < n_layers {
             Ok(())
         } else {
-            Err(Error::Layer { n_layers: n_layers as u32, got: layer as u32 })
+            Err(Error::Layer { n_layers: figure(n_layers), got: figure(layer) })
         }
     }
 

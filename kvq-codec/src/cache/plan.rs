@@ -10,7 +10,7 @@
 //! ever has to be moved. A *span record* holds what a span keeps whatever its tier: which units, scales, centers.
 
 use crate::block::{Layout, MAX_PLANES, PlanePlace};
-use crate::error::{Error, Side};
+use crate::error::{Error, Side, figure};
 use crate::pack::plane_row_bytes;
 use crate::policy::{Budget, MAX_TIERS, Policy};
 use crate::shape::KvShape;
@@ -215,6 +215,19 @@ pub(crate) struct Plan {
     pub spare_units: usize,
 }
 
+const UNEQUAL_WIDTHS: &str = "span_len is too short for key_head_dim and value_head_dim so far apart";
+
+const TOO_LARGE: &str = "n_sink, recent_len and the shape need more bytes than this machine can address";
+
+/// Whether what does not grow with the length takes `most` bytes at the most. Sizes are computed in the machine's
+/// words, where 32 bits would not hold the largest shapes.
+const fn fits(shape: &KvShape, policy: &Policy, most: u64) -> bool {
+    let values = shape.n_kv_heads as u64 * (shape.key_head_dim + shape.value_head_dim) as u64;
+    let tokens = policy.n_sink as u64 + policy.recent_len as u64 + 4 * policy.span_len as u64;
+    // 8-bit rows, exponents, and units of which half may be empty: less than four bytes per value.
+    4 * values * tokens * shape.n_layers as u64 <= most
+}
+
 /// Takes `bytes` at `*at`.
 const fn take(at: &mut usize, bytes: usize) -> usize {
     let offset = *at;
@@ -230,6 +243,9 @@ impl Plan {
         if let Err(e) = policy.check() {
             return Err(e);
         }
+        if !fits(&shape, &policy, isize::MAX as u64) {
+            return Err(Error::Policy(TOO_LARGE));
+        }
         let span_len = policy.span_len as usize;
         let mut key = SidePlan::new(shape.n_kv_heads, shape.key_head_dim);
         let mut value = SidePlan::new(shape.n_kv_heads, shape.value_head_dim);
@@ -237,12 +253,12 @@ impl Plan {
         let unit_bytes = span_len * if k < v { k } else { v };
         // A free unit links to the next one, and 8-bit rows of both sides must fit.
         if unit_bytes < 4 || key.token_bytes(8) > unit_bytes || value.token_bytes(8) > unit_bytes {
-            return Err(Error::Shape { got: shape.key_head_dim as u32 });
+            return Err(Error::Policy(UNEQUAL_WIDTHS));
         }
         key.fit_units(unit_bytes, span_len, &policy.key_tiers);
         value.fit_units(unit_bytes, span_len, &policy.value_tiers);
         if key.max_units > MAX_SPAN_UNITS || value.max_units > MAX_SPAN_UNITS {
-            return Err(Error::Shape { got: shape.key_head_dim as u32 });
+            return Err(Error::Policy(UNEQUAL_WIDTHS));
         }
         let mut plan = Self {
             shape,
@@ -391,7 +407,9 @@ impl Plan {
         let allowed = fp16 * 100 / max(hundredths as usize, 1) as u64;
         // Storage grows in steps of 1/512, and units freed by a demotion may wait for the next span: leave
         // room for both.
-        let allowed = (allowed - allowed / 256) as usize;
+        let allowed = allowed - allowed / 256;
+        // As much as a machine of 32 bits can hold, where fp16 would need more.
+        let allowed = if allowed > usize::MAX as u64 { usize::MAX } else { allowed as usize };
         let allowed = allowed.saturating_sub(STRUCT_BYTES);
         self.layer_share(allowed).saturating_sub(n_spans * self.record_bytes) / max(self.unit_bytes, 1)
     }
@@ -456,9 +474,32 @@ pub const fn minimum_bytes(shape: KvShape, policy: Policy) -> Result<usize, Erro
 pub const fn capacity_tokens(shape: KvShape, policy: Policy, bytes: usize) -> Result<usize, Error> {
     match Plan::new(shape, policy) {
         Ok(plan) if bytes < plan.minimum_bytes() => {
-            Err(Error::BufferTooSmall { needed: plan.minimum_bytes() as u32, got: bytes as u32 })
+            Err(Error::BufferTooSmall { needed: figure(plan.minimum_bytes()), got: figure(bytes) })
         }
         Ok(plan) => Ok(plan.capacity(plan.fixed_quota(bytes), plan.reserved_records(bytes))),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_32_bits_cannot_address_is_refused() {
+        let most = i32::MAX as u64;
+        let policy = Policy { n_sink: 4096, recent_len: 4096, ..Policy::FOUR_X };
+        assert!(!fits(&KvShape::new(u16::MAX as usize, u16::MAX as usize, 256), &policy, most));
+        assert!(fits(&KvShape::new(80, 8, 128), &Policy::FOUR_X, most));
+        // More than the plan counts, but not much more.
+        for (shape, policy) in [
+            (KvShape::new(1, 1, 4), policy),
+            (KvShape::new(3, 70, 12), Policy::SIX_X),
+            (KvShape::new(2, 9, 128).with_value_head_dim(64), Policy { n_sink: 9, ..Policy::EIGHT_BIT }),
+        ] {
+            let bytes = Plan::new(shape, policy).unwrap().minimum_bytes() as u64;
+            assert!(fits(&shape, &policy, 16 * bytes), "{shape:?} is refused too early");
+            assert!(!fits(&shape, &policy, bytes), "{shape:?} needs more than was thought");
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::layer::{LayerState, SpanHead};
 use super::plan::{MAX_SPAN_UNITS, Plan};
 use super::storage::{self, NONE, Storage};
 use crate::bytes::put_u32;
-use crate::error::{Error, Side};
+use crate::error::{Error, Side, figure};
 
 /// What one layer takes.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +100,7 @@ impl<S: Storage> Cache<S> {
         if got < room.held {
             let more = room.held.saturating_sub(self.pool.used_bytes(&self.plan));
             if !self.pool.make_room(&self.plan, &mut self.storage, more) {
-                return Err(Error::Grow { needed: room.held as u32, got: got as u32 });
+                return Err(Error::Grow { needed: figure(room.held), got: figure(got) });
             }
         }
         self.clear();

@@ -5,7 +5,7 @@ use super::layer::{LayerState, SpanHead};
 use super::plan::MAX_SPAN;
 use super::storage::{self, NONE, Storage};
 use crate::bytes::{get_u32, put_u32};
-use crate::error::{Error, Side};
+use crate::error::{Error, Side, figure};
 use crate::policy::MAX_TIERS;
 
 impl<S: Storage> Cache<S> {
@@ -13,14 +13,16 @@ impl<S: Storage> Cache<S> {
     /// exactly as before, in whatever tier it is.
     ///
     /// # Errors
-    /// [`Error::PastEnd`] where a layer has fewer tokens, or where tokens before `len` were evicted.
+    /// [`Error::PastEnd`] where a layer has fewer tokens, [`Error::Evicted`] where those before `len` were evicted.
     pub fn trim(&mut self, len: usize) -> Result<(), Error> {
         for layer in 0..self.plan.shape.n_layers {
             let state = self.layer(layer);
-            let reached =
-                state.n_evicted == 0 || len <= self.plan.n_sink || len >= self.first_span_start(&state);
-            if len > state.len || !reached {
-                return Err(Error::PastEnd { len: state.len as u32, got: len as u32 });
+            if len > state.len {
+                return Err(Error::PastEnd { len: figure(state.len), got: figure(len) });
+            }
+            let first = self.first_span_start(&state);
+            if state.n_evicted > 0 && len > self.plan.n_sink && len < first {
+                return Err(Error::Evicted { needed: figure(first), got: figure(len) });
             }
         }
         for layer in 0..self.plan.shape.n_layers {

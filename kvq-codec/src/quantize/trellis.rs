@@ -314,7 +314,7 @@ mod tests {
                 total
             };
             assert_eq!(cost(&codes), i64::from(error), "{layout:?}");
-            for i in 0..64 {
+            for i in (0..64).step_by(if cfg!(miri) { 13 } else { 1 }) {
                 for bits in 1..1u8 << layout.code_bits() {
                     let mut changed = codes;
                     changed[i] ^= bits;

@@ -3,7 +3,17 @@
 
 pub mod snapshots;
 
-use kvq_codec::{KvShape, Policy, Storage};
+use kvq_codec::{Backend, KvShape, Policy, Storage};
+
+/// `all`, or `few` under Miri, which takes a thousand times as long.
+pub const fn unless_miri<T: Copy>(all: T, few: T) -> T {
+    if cfg!(miri) { few } else { all }
+}
+
+/// Every backend of this machine; under Miri the one that would be chosen, so the unsafe one where there is one.
+pub fn backends() -> impl Iterator<Item = Backend> {
+    Backend::available().filter(|&backend| !cfg!(miri) || backend == Backend::detect())
+}
 
 /// Memory that grows, as a host lends it.
 #[derive(Debug, Default)]

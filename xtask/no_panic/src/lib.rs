@@ -154,6 +154,12 @@ pub fn kvq_rotate(head_dim: usize, x: &mut [f32]) {
     rotation.inverse(x);
 }
 
+/// `block::dequantize_into`.
+#[unsafe(no_mangle)]
+pub fn kvq_dequantize(layout: Layout, codes: &[u8], exponent: i16, out: &mut [f32]) -> Result<(), Error> {
+    kvq_codec::block::dequantize_into(layout, codes, exponent, out)
+}
+
 /// `Layout`.
 #[unsafe(no_mangle)]
 pub fn kvq_layout(tag: u8, n_values: usize) -> Option<usize> {

@@ -1,4 +1,7 @@
-//! What can go wrong, and which call tells the right number.
+//! What can go wrong, what was needed, what was got, and which call or field puts it right.
+
+#[cfg(test)]
+mod tests;
 
 use core::fmt;
 
@@ -17,9 +20,11 @@ pub enum Side {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum Error {
-    /// The shape cannot be stored: a count is zero, or a head size is not a multiple of 4 in 4..=256.
+    /// The shape cannot be stored: a count is not in 1..=65,535, or a head size is not a multiple of 4 in 4..=256.
     Shape {
-        /// The offending figure.
+        /// Which field of [`KvShape`](crate::KvShape).
+        field: &'static str,
+        /// What it is.
         got: u32,
     },
     /// The policy contradicts itself; the text says how.
@@ -47,10 +52,17 @@ pub enum Error {
         /// Layer asked for.
         got: u32,
     },
-    /// The number of query rows is not a multiple of `n_kv_heads * n_tokens`.
-    QueryHeads {
+    /// No such KV head.
+    KvHead {
         /// KV heads of the shape.
         n_kv_heads: u32,
+        /// Head asked for.
+        got: u32,
+    },
+    /// The queries are not a whole number of heads per KV head, one row of `key_head_dim` per token.
+    QueryHeads {
+        /// Their values must be a multiple of this, and not none.
+        multiple_of: u32,
         /// Query values given.
         got: u32,
     },
@@ -77,11 +89,18 @@ pub enum Error {
         /// Bytes there.
         got: u32,
     },
-    /// More tokens asked for than are held: see `Cache::len`.
+    /// More tokens asked for than are held, or none to attend: see `Cache::len`.
     PastEnd {
         /// Tokens held.
         len: u32,
         /// Tokens asked for.
+        got: u32,
+    },
+    /// A length to trim to whose newest tokens were evicted.
+    Evicted {
+        /// The least length, beyond that of the sinks, that `Cache::trim` can go back to.
+        needed: u32,
+        /// Length asked for.
         got: u32,
     },
     /// The buffer for a snapshot is too short: see `Cache::snapshot_bytes`.
@@ -144,9 +163,9 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Shape { got } => write!(
+            Self::Shape { field, got } => write!(
                 f,
-                "shape has a figure of {got}: counts must be at least 1, head sizes multiples of 4 up to 256 (KvShape::check)"
+                "{field} is {got}: counts must be 1 to 65535, head sizes multiples of 4 from 4 to 256 (KvShape::check)"
             ),
             Self::Policy(why) => write!(f, "policy refused: {why} (Policy::check)"),
             Self::BufferTooSmall { needed, got } => {
@@ -158,13 +177,16 @@ impl fmt::Display for Error {
             Self::Layer { n_layers, got } => {
                 write!(f, "layer {got} of a cache with {n_layers} layers (Cache::shape)")
             }
-            Self::QueryHeads { n_kv_heads, got } => write!(
+            Self::KvHead { n_kv_heads, got } => {
+                write!(f, "KV head {got} of a cache with {n_kv_heads} KV heads (Cache::shape)")
+            }
+            Self::QueryHeads { multiple_of, got } => write!(
                 f,
-                "{got} query values are no whole number of heads per KV head, of which there are {n_kv_heads} (Cache::shape)"
+                "{got} query values, a multiple of {multiple_of} needed: KV heads × tokens × key_head_dim (Cache::shape)"
             ),
             Self::NotFinite { side, head, pos } => write!(
                 f,
-                "{} of head {head} at position {pos} is NaN, infinite or above 2^100",
+                "{} of head {head} at position {pos} is NaN, infinite or above 2^100: Cache::append takes neither",
                 match side {
                     Side::Key => "key",
                     Side::Value => "value",
@@ -180,6 +202,10 @@ impl fmt::Display for Error {
                 )
             }
             Self::PastEnd { len, got } => write!(f, "{got} tokens asked for, {len} held (Cache::len)"),
+            Self::Evicted { needed, got } => write!(
+                f,
+                "the tokens before position {got} were evicted: Cache::trim can go back to {needed}, or to the sinks"
+            ),
             Self::SnapshotBuffer { needed, got } => {
                 write!(f, "the snapshot has {needed} bytes, the buffer for it {got} (Cache::snapshot_bytes)")
             }
@@ -215,3 +241,8 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
+
+/// A figure of an error; what 32 bits do not hold is as large as they can say.
+pub(crate) const fn figure(n: usize) -> u32 {
+    if n > u32::MAX as usize { u32::MAX } else { n as u32 }
+}

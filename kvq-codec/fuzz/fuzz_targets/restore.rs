@@ -1,0 +1,4 @@
+//! See `kvq_codec_fuzz::restore`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kvq_codec_fuzz::restore::run(data));
