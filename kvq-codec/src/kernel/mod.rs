@@ -8,6 +8,8 @@ mod fold;
 mod levels;
 mod query;
 mod scalar;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
