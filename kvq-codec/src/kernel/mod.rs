@@ -4,10 +4,14 @@
 //! floats that agree to the bound in `docs/NUMERICS.md`. Holding a [`Backend`] is the proof that its
 //! instructions exist on this machine, so its methods are safe.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod fold;
 mod levels;
 mod query;
 mod scalar;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -50,7 +54,12 @@ enum Kind {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2(x86_64::Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(aarch64::Neon),
 }
+
+#[cfg(all(kvq_force_neon, not(target_arch = "aarch64")))]
+compile_error!("kvq_force_neon needs an aarch64 target");
 
 /// Which kernels a cache runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +72,9 @@ macro_rules! dispatch {
             Kind::Scalar => scalar::$function($($argument),*),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => avx2.$function($($argument),*),
+            // The portable code: on this architecture it is compiled for NEON.
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(_) => scalar::$function($($argument),*),
         }
     };
 }
@@ -74,13 +86,16 @@ impl Backend {
     /// The fastest backend of this machine.
     ///
     /// With the `std` feature the CPU is asked at run time; without it, the compilation target decides.
-    /// `--cfg kvq_force_scalar` makes it [`Backend::SCALAR`].
+    /// `--cfg kvq_force_scalar` makes it [`Backend::SCALAR`], `--cfg kvq_force_neon` [`Backend::neon`].
     #[must_use]
     pub fn detect() -> Self {
         if cfg!(kvq_force_scalar) {
             return Self::SCALAR;
         }
-        Self::avx2().unwrap_or(Self::SCALAR)
+        if cfg!(kvq_force_neon) {
+            return Self::neon().unwrap_or(Self::SCALAR);
+        }
+        Self::avx2().or(Self::neon()).unwrap_or(Self::SCALAR)
     }
 
     /// AVX2 with FMA, where the CPU has them.
@@ -92,9 +107,19 @@ impl Backend {
         None
     }
 
+    /// NEON, where the compilation target has it: that is decided without asking the CPU.
+    #[must_use]
+    pub const fn neon() -> Option<Self> {
+        #[cfg(target_arch = "aarch64")]
+        if let Some(neon) = aarch64::Neon::detect() {
+            return Some(Self(Kind::Neon(neon)));
+        }
+        None
+    }
+
     /// Every backend of this machine, [`Backend::SCALAR`] first.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Some(Self::SCALAR), Self::avx2()].into_iter().flatten()
+        [Some(Self::SCALAR), Self::avx2(), Self::neon()].into_iter().flatten()
     }
 
     /// The name used in flags and records.
@@ -104,6 +129,8 @@ impl Backend {
             Kind::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(_) => "neon",
         }
     }
 
@@ -179,6 +206,8 @@ impl Backend {
             }
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => avx2.score_keys(layout, rows, head, queries, levels, scores),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(neon) => neon.score_keys(layout, rows, head, queries, levels, scores),
         }
     }
 
@@ -215,6 +244,10 @@ impl Backend {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => {
                 avx2.accumulate_values(layout, rows, head, (n_queries, weights), levels, sums);
+            }
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(neon) => {
+                neon.accumulate_values(layout, rows, head, (n_queries, weights), levels, sums);
             }
         }
     }
