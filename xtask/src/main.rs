@@ -1,7 +1,9 @@
 //! Development tasks: `cargo xtask <verb>`. One verb per file; CI only calls these.
 
+mod c_firmware;
 mod fetch_model;
 mod golden;
+mod header;
 mod no_panic;
 mod qemu;
 mod setup;
@@ -30,6 +32,8 @@ enum Verb {
     Qemu(qemu::Args),
     /// Write the codec's golden files anew, after a deliberate change of the format.
     Golden,
+    /// Write the header of the C interface anew, after a change of kvq-capi.
+    Header,
     /// Put a real model under models/.
     FetchModel(fetch_model::Args),
     /// Train the built-in model from a text file.
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Test => test::run(),
         Verb::Qemu(args) => qemu::run(&args),
         Verb::Golden => golden::run(),
+        Verb::Header => header::run(),
         Verb::FetchModel(args) => fetch_model::run(&args),
         Verb::Train(args) => train::run(&args),
     };

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use defmt_decoder::{DecodeError, Table};
 
+use crate::c_firmware;
 use crate::setup::{self, QEMU};
 use crate::tool::{cargo, command, render, root, run as run_tool};
 
@@ -38,10 +39,26 @@ pub struct Board {
     programs: &'static [Program],
 }
 
-/// A file of `firmware-example/src/bin`, and the Cargo profile that it is built with.
+/// A file of `firmware-example/src/bin` or of `firmware-example/c`, and the Cargo profile that it, or the library for
+/// C, is built with.
 struct Program {
     name: &'static str,
     profile: &'static str,
+}
+
+impl Program {
+    fn is_c(&self) -> bool {
+        self.profile == c_firmware::PROFILE
+    }
+
+    fn blessed(&self, board: &Board) -> PathBuf {
+        let Self { name, profile } = self;
+        if self.is_c() {
+            return folder().join("c").join(format!("{name}.{}.out", board.name));
+        }
+        let profile = if *profile == "release" { String::new() } else { format!("-{profile}") };
+        folder().join("src/bin").join(format!("{name}{profile}.{}.out", board.name))
+    }
 }
 
 const SELFTEST: Program = Program { name: "selftest", profile: "release" };
@@ -66,7 +83,11 @@ const FIRST: &[Program] = &[
     Program { name: "size_cache", profile: "release" },
     Program { name: "size_empty", profile: "small" },
     Program { name: "size_cache", profile: "small" },
+    Program { name: "selftest", profile: c_firmware::PROFILE },
 ];
+
+/// What a C compiler needs to know of the core of the board that C programs are for.
+const C_FLAGS: [&str; 4] = ["-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"];
 
 /// Every board.
 pub const BOARDS: [Board; 6] = [
@@ -92,7 +113,7 @@ pub struct Args {
     /// Only this board.
     #[arg(long, value_name = "BOARD", value_parser = BOARDS.map(|board| board.name))]
     board: Option<String>,
-    /// Only this program, a file of firmware-example/src/bin.
+    /// Only programs of this name, files of firmware-example/src/bin and firmware-example/c.
     #[arg(long, value_name = "NAME")]
     program: Option<String>,
     /// Write the blessed logs anew, after looking at them.
@@ -174,7 +195,11 @@ pub fn lint() -> Result<()> {
     run_tool(&mut lint, INSTALL_CARGO)
 }
 
-fn check(board: &Board, program: &Program, bless: bool) -> Result<()> {
+fn build(board: &Board, program: &Program) -> Result<PathBuf> {
+    if program.is_c() {
+        let memory_x = folder().join("boards").join(board.name).join("memory.x");
+        return c_firmware::build(program.name, &memory_x, board.target, &C_FLAGS, &target_dir());
+    }
     let mut build = cargo_for(board, "build", program.profile);
     build.args(["--quiet", "--bin", program.name]);
     if program.name == GENERATE.name {
@@ -182,19 +207,22 @@ fn check(board: &Board, program: &Program, bless: bool) -> Result<()> {
     }
     println!("$ {}", render(&build));
     run_tool(&mut build, INSTALL_CARGO)?;
-    let elf = target_dir().join(board.target).join(program.profile).join(program.name);
+    Ok(target_dir().join(board.target).join(program.profile).join(program.name))
+}
+
+fn check(board: &Board, program: &Program, bless: bool) -> Result<()> {
+    let elf = build(board, program)?;
     let begun = Instant::now();
-    let (log, status) = emulate(board, &elf)?;
+    let (log, status) = emulate(board, program, &elf)?;
     print!("{log}");
     println!("({} on {}: {:.1} s)", program.name, board.name, begun.elapsed().as_secs_f64());
     if !status.success() {
         bail!("the program ended with {status}");
     }
-    if log.contains('~') && emulate(board, &elf)?.0 != log {
+    if log.contains('~') && emulate(board, program, &elf)?.0 != log {
         bail!("its figures differ when it runs again");
     }
-    let profile = if program.profile == "release" { String::new() } else { format!("-{}", program.profile) };
-    let blessed = folder().join("src/bin").join(format!("{}{profile}.{}.out", program.name, board.name));
+    let blessed = program.blessed(board);
     if bless {
         return fs::write(&blessed, log).with_context(|| format!("writing {}", blessed.display()));
     }
@@ -214,8 +242,8 @@ fn export_image() -> Result<PathBuf> {
     Ok(image)
 }
 
-/// Runs the program to its end and returns its log, one line per frame.
-fn emulate(board: &Board, elf: &Path) -> Result<(String, ExitStatus)> {
+/// Runs the program to its end and returns its log: one line per frame, or from C what it wrote.
+fn emulate(board: &Board, program: &Program, elf: &Path) -> Result<(String, ExitStatus)> {
     let mut qemu = command(QEMU);
     qemu.args(["-machine", board.name, "-icount", ICOUNT, "-display", "none", "-monitor", "none"]);
     qemu.args(["-serial", "none", "-chardev", "stdio,id=sh"]);
@@ -229,7 +257,7 @@ fn emulate(board: &Board, elf: &Path) -> Result<(String, ExitStatus)> {
     });
     let status = wait(&mut child)?;
     let bytes = reader.join().map_err(|_| anyhow!("reading QEMU's output failed"))??;
-    let log = decode(elf, &bytes)?;
+    let log = if program.is_c() { String::from_utf8(bytes)? } else { decode(elf, &bytes)? };
     let Some(status) = status else {
         bail!("no end after {} s; it had logged:\n{log}", TIMEOUT.as_secs());
     };
