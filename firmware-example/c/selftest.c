@@ -4,7 +4,6 @@
 // expected.h is written by the host, which made the same calls (firmware-example/replay/examples/c_header.rs).
 
 #include <stdbool.h>
-#include <string.h>
 
 #include "board.h"
 #include "expected.h"
@@ -34,6 +33,11 @@ static float exact(uint64_t *random)
     *random ^= *random >> 7;
     *random ^= *random << 17;
     return (float)((*random >> 40) % 512) / 64.0f;
+}
+
+static bool is_same(const float *a, const float *b)
+{
+    return hash(HASH_EMPTY, a, HEAD_DIM * sizeof *a) == hash(HASH_EMPTY, b, HEAD_DIM * sizeof *b);
 }
 
 static void write_hex(uint64_t number)
@@ -130,12 +134,12 @@ static void check_snapshot(KvqCache *cache)
     snapshot[n / 2] ^= 1;
     expect(kvq_restore(cache, snapshot, n), KVQ_STATUS_SNAPSHOT_CHECKSUM, "kvq_restore of damaged bytes");
     attend(cache, query, after);
-    check(memcmp(before, after, sizeof after) == 0, "a damaged snapshot is refused, and the cache goes on");
+    check(is_same(before, after), "a damaged snapshot is refused, and the cache goes on");
     snapshot[n / 2] ^= 1;
     expect(kvq_clear(cache), KVQ_STATUS_OK, "kvq_clear");
     expect(kvq_restore(cache, snapshot, n), KVQ_STATUS_OK, "kvq_restore");
     attend(cache, query, after);
-    check(memcmp(before, after, sizeof after) == 0, "a restored snapshot attends to the same bits");
+    check(is_same(before, after), "a restored snapshot attends to the same bits");
 }
 
 static void check_refusals(KvqCache *cache)

@@ -12,7 +12,7 @@ const INSTALL_CARGO: &str = "install Rust from https://rustup.rs";
 
 const COMPILER: &str = "arm-none-eabi-gcc";
 
-const INSTALL_COMPILER: &str = "sudo apt-get install -y gcc-arm-none-eabi libnewlib-arm-none-eabi";
+const INSTALL_COMPILER: &str = "sudo apt-get install -y gcc-arm-none-eabi";
 
 /// The profile of the workspace that the library is built with.
 pub const PROFILE: &str = "capi";
@@ -44,8 +44,8 @@ pub fn build(
     gcc.args(["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-ffunction-sections"]);
     gcc.arg("-I").arg(header::folder()).arg("-I").arg(&folder);
     gcc.arg(source.join("startup.c")).arg(source.join(name).with_extension("c")).arg(&library);
-    // The library brings what compilers call for themselves; newlib's string functions serve C code.
-    gcc.args(["-nostartfiles", "-Wl,--gc-sections", "-T"]).arg(memory_x);
+    // No C library: the codec's brings what compilers call for themselves.
+    gcc.args(["-nostdlib", "-Wl,--gc-sections", "-T"]).arg(memory_x);
     gcc.arg("-T").arg(source.join("link.ld")).arg("-o").arg(&elf);
     println!("$ {}", render(&gcc));
     run_tool(&mut gcc, INSTALL_COMPILER)?;
