@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 // Bytes at the start of a cache's memory that its handle takes, on every machine; the storage is the rest.
-#define KVQ_HANDLE_BYTES 512
+#define KVQ_HANDLE_BYTES 576
 
 // What became of a call; unless it is `KVQ_STATUS_OK`, the cache is as it was before.
 enum KvqStatus

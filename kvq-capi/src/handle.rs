@@ -8,7 +8,7 @@ use crate::pointer::{apart, put, range};
 use crate::status::{KvqError, KvqStatus};
 
 /// Bytes at the start of a cache's memory that its handle takes, on every machine; the storage is the rest.
-pub const KVQ_HANDLE_BYTES: usize = 512;
+pub const KVQ_HANDLE_BYTES: usize = 576;
 
 /// What memory for a cache is aligned to.
 const ALIGN: usize = 8;

@@ -13,6 +13,7 @@ mod hash;
 pub mod image;
 mod math;
 mod model;
+mod sample;
 mod shape;
 mod tokenizer;
 
@@ -21,5 +22,11 @@ pub use error::Error;
 pub use hash::Hash;
 pub use image::Image;
 pub use model::{Model, Scratch};
+pub use sample::Sampler;
 pub use shape::{Architecture, MAX_INPUTS, Shape};
 pub use tokenizer::Tokenizer;
+
+/// The lines for one's own firmware in its README, which must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../firmware-example/README.md")]
+struct FirmwareReadme;

@@ -11,7 +11,8 @@ const BEGIN: usize = 1;
 /// Text to tokens and back.
 ///
 /// With GPT-2 text is cut as GPT-2 cuts it, for ASCII; every other character counts as a letter. With Llama it is
-/// cut in front of spaces, and begins with a token of its own and a space; what is not ASCII is spelled in bytes.
+/// cut in front of spaces, and begins with a token of its own and a space; characters of three bytes and more
+/// are spelled in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokenizer<'a> {
     image: Image<'a>,

@@ -24,7 +24,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Install what the tests need: the bare-metal Rust targets and QEMU.
+    /// Install what the tests need: the bare-metal Rust targets, QEMU and a C compiler.
     Setup,
     /// Run every check, in order, and count them.
     Test,
