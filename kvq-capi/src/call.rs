@@ -162,7 +162,9 @@ pub unsafe extern "C" fn kvq_clear(cache: *mut KvqCache) -> KvqStatus {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kvq_len(cache: *mut KvqCache, len: *mut usize) -> KvqStatus {
     // SAFETY: the caller's contract.
-    unsafe { on(cache, |handle| handle.put(len, handle.cache.len(), 2)) }
+    let call = |handle: &mut KvqCache| unsafe { handle.put(len, handle.cache.len(), 2) };
+    // SAFETY: the caller's contract.
+    unsafe { on(cache, call) }
 }
 
 /// Tokens that `layer` can take before it packs a span: a `kvq_trim` that takes back no more than was appended
@@ -177,7 +179,10 @@ pub unsafe extern "C" fn kvq_room_before_packing(
     tokens: *mut usize,
 ) -> KvqStatus {
     // SAFETY: the caller's contract.
-    unsafe { on(cache, |handle| handle.put(tokens, handle.cache.room_before_packing(layer), 3)) }
+    let call =
+        |handle: &mut KvqCache| unsafe { handle.put(tokens, handle.cache.room_before_packing(layer), 3) };
+    // SAFETY: the caller's contract.
+    unsafe { on(cache, call) }
 }
 
 /// Where every byte goes; the figures add up to the bytes of the memory.
@@ -214,7 +219,9 @@ pub unsafe extern "C" fn kvq_memory(cache: *mut KvqCache, report: *mut KvqMemory
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kvq_snapshot_bytes(cache: *mut KvqCache, bytes: *mut usize) -> KvqStatus {
     // SAFETY: the caller's contract.
-    unsafe { on(cache, |handle| handle.put(bytes, handle.cache.snapshot_bytes(), 2)) }
+    let call = |handle: &mut KvqCache| unsafe { handle.put(bytes, handle.cache.snapshot_bytes(), 2) };
+    // SAFETY: the caller's contract.
+    unsafe { on(cache, call) }
 }
 
 /// Writes a snapshot to the start of `out`, and its bytes to `written`.
@@ -267,5 +274,7 @@ pub unsafe extern "C" fn kvq_restore(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kvq_error(cache: *mut KvqCache, error: *mut KvqError) -> KvqStatus {
     // SAFETY: the caller's contract.
-    unsafe { on(cache, |handle| handle.put(error, handle.error, 2)) }
+    let call = |handle: &mut KvqCache| unsafe { handle.put(error, handle.error, 2) };
+    // SAFETY: the caller's contract.
+    unsafe { on(cache, call) }
 }

@@ -5,6 +5,14 @@ use std::ptr::{null, null_mut};
 use kvq_capi::*;
 use kvq_codec::{Backend, KvCache, KvShape, Policy, WhenFull};
 
+/// A call as C makes it.
+macro_rules! call {
+    ($call:expr) => {{
+        // SAFETY: each pointer here is null, leads to what is said of it, or is refused before it is followed.
+        unsafe { $call }
+    }};
+}
+
 const ROW: usize = 64;
 const STORAGE_BYTES: usize = 16 * 1024;
 const ALL_BYTES: usize = KVQ_HANDLE_BYTES + STORAGE_BYTES;
@@ -14,8 +22,19 @@ const ALL_BYTES: usize = KVQ_HANDLE_BYTES + STORAGE_BYTES;
 struct Memory([u8; ALL_BYTES]);
 
 fn config() -> KvqConfig {
-    let mut config = KvqConfig { n_layers: 9, ..unsafe { std::mem::zeroed() } };
-    assert_eq!(unsafe { kvq_preset(KvqPreset::FourX as u32, &mut config) }, KvqStatus::Ok);
+    let mut config = KvqConfig {
+        n_layers: 9,
+        n_kv_heads: 9,
+        key_head_dim: 9,
+        value_head_dim: 9,
+        preset: 9,
+        n_sink: 9,
+        recent_len: 9,
+        span_len: 9,
+        when_full: 9,
+        window_len: 9,
+    };
+    assert_eq!(call!(kvq_preset(KvqPreset::FourX as u32, &mut config)), KvqStatus::Ok);
     assert_eq!(config.n_layers, 0);
     KvqConfig {
         n_layers: 1,
@@ -30,7 +49,7 @@ fn config() -> KvqConfig {
 
 fn init(memory: &mut Memory) -> *mut KvqCache {
     let (mut cache, mut error) = (null_mut(), KvqError { status: KvqStatus::Other, needed: 9, got: 9 });
-    let status = unsafe { kvq_init(&config(), memory.0.as_mut_ptr(), ALL_BYTES, &mut cache, &mut error) };
+    let status = call!(kvq_init(&config(), memory.0.as_mut_ptr(), ALL_BYTES, &mut cache, &mut error));
     assert_eq!((status, error.status), (KvqStatus::Ok, KvqStatus::Ok));
     cache
 }
@@ -41,19 +60,19 @@ fn row(token: usize) -> [f32; ROW] {
 
 fn append(cache: *mut KvqCache, token: usize) -> KvqStatus {
     let row = row(token);
-    unsafe { kvq_append(cache, 0, 1, row.as_ptr(), ROW, row.as_ptr(), ROW) }
+    call!(kvq_append(cache, 0, 1, row.as_ptr(), ROW, row.as_ptr(), ROW))
 }
 
 fn attend(cache: *mut KvqCache) -> [f32; ROW] {
     let (query, mut out) = (row(7), [0.0; ROW]);
-    let status = unsafe { kvq_attend(cache, 0, 1, query.as_ptr(), ROW, out.as_mut_ptr(), ROW) };
+    let status = call!(kvq_attend(cache, 0, 1, query.as_ptr(), ROW, out.as_mut_ptr(), ROW));
     assert_eq!(status, KvqStatus::Ok);
     out
 }
 
 fn last_error(cache: *mut KvqCache) -> KvqError {
     let mut error = KvqError { status: KvqStatus::Other, needed: 9, got: 9 };
-    assert_eq!(unsafe { kvq_error(cache, &mut error) }, KvqStatus::Ok);
+    assert_eq!(call!(kvq_error(cache, &mut error)), KvqStatus::Ok);
     error
 }
 
@@ -68,17 +87,27 @@ fn calls_give_the_bits_of_the_codec() {
         assert_eq!(append(cache, token), KvqStatus::Ok);
         codec.append(0, 1, &row(token), &row(token)).unwrap();
         if token == 100 {
-            assert_eq!(unsafe { kvq_trim(cache, 95) }, KvqStatus::Ok);
+            assert_eq!(call!(kvq_trim(cache, 95)), KvqStatus::Ok);
             codec.trim(95).unwrap();
         }
         let mut out = [0.0; ROW];
         codec.attend(0, 1, &row(7), &mut out).unwrap();
         assert_eq!(attend(cache).map(f32::to_bits), out.map(f32::to_bits), "token {token}");
     }
-    let (mut len, mut report) = (0, unsafe { std::mem::zeroed::<KvqMemory>() });
-    assert_eq!(unsafe { kvq_len(cache, &mut len) }, KvqStatus::Ok);
+    let mut len = 0;
+    let mut report = KvqMemory {
+        code_bytes: 0,
+        scale_bytes: 0,
+        center_bytes: 0,
+        recent_bytes: 0,
+        sink_bytes: 0,
+        header_bytes: 0,
+        scratch_bytes: 0,
+        unused_bytes: 0,
+    };
+    assert_eq!(call!(kvq_len(cache, &mut len)), KvqStatus::Ok);
     assert_eq!(len, codec.len());
-    assert_eq!(unsafe { kvq_memory(cache, &mut report) }, KvqStatus::Ok);
+    assert_eq!(call!(kvq_memory(cache, &mut report)), KvqStatus::Ok);
     assert_eq!(report.code_bytes, codec.memory().code_bytes);
     let all = report.code_bytes
         + report.scale_bytes
@@ -100,20 +129,20 @@ fn snapshots_restore_and_damaged_ones_are_refused() {
         append(cache, token);
     }
     let (mut needed, mut written) = (0, 0);
-    assert_eq!(unsafe { kvq_snapshot_bytes(cache, &mut needed) }, KvqStatus::Ok);
+    assert_eq!(call!(kvq_snapshot_bytes(cache, &mut needed)), KvqStatus::Ok);
     let mut bytes = vec![0; needed];
     let out = bytes.as_mut_ptr();
-    assert_eq!(unsafe { kvq_snapshot_into(cache, out, needed - 1, &mut written) }, KvqStatus::SnapshotBuffer);
+    assert_eq!(call!(kvq_snapshot_into(cache, out, needed - 1, &mut written)), KvqStatus::SnapshotBuffer);
     let error = last_error(cache);
     assert_eq!((error.needed, error.got), (needed as u64, needed as u64 - 1));
-    assert_eq!(unsafe { kvq_snapshot_into(cache, out, needed, &mut written) }, KvqStatus::Ok);
+    assert_eq!(call!(kvq_snapshot_into(cache, out, needed, &mut written)), KvqStatus::Ok);
     assert_eq!(written, needed);
     let before = attend(cache);
-    assert_eq!(unsafe { kvq_clear(cache) }, KvqStatus::Ok);
+    assert_eq!(call!(kvq_clear(cache)), KvqStatus::Ok);
     bytes[needed / 2] ^= 1;
-    assert_eq!(unsafe { kvq_restore(cache, bytes.as_ptr(), needed) }, KvqStatus::SnapshotChecksum);
+    assert_eq!(call!(kvq_restore(cache, bytes.as_ptr(), needed)), KvqStatus::SnapshotChecksum);
     bytes[needed / 2] ^= 1;
-    assert_eq!(unsafe { kvq_restore(cache, bytes.as_ptr(), needed) }, KvqStatus::Ok);
+    assert_eq!(call!(kvq_restore(cache, bytes.as_ptr(), needed)), KvqStatus::Ok);
     assert_eq!(attend(cache).map(f32::to_bits), before.map(f32::to_bits));
 }
 
@@ -135,14 +164,14 @@ fn memory_that_cannot_hold_a_cache_is_refused() {
     let at = memory.0.as_mut_ptr();
     let try_with = |config: *const KvqConfig, at, bytes| {
         let (mut cache, mut error) = (null_mut(), KvqError { status: KvqStatus::Other, needed: 9, got: 9 });
-        let status = unsafe { kvq_init(config, at, bytes, &mut cache, &mut error) };
+        let status = call!(kvq_init(config, at, bytes, &mut cache, &mut error));
         assert_eq!(status, error.status);
         assert_eq!(cache.is_null(), status != KvqStatus::Ok);
         error
     };
     let good = config();
     let mut least = 0;
-    assert_eq!(unsafe { kvq_minimum_bytes(&good, &mut least) }, KvqStatus::Ok);
+    assert_eq!(call!(kvq_minimum_bytes(&good, &mut least)), KvqStatus::Ok);
     let error = try_with(&good, at, least - 1);
     assert_eq!((error.status, error.needed), (KvqStatus::BufferTooSmall, least as u64));
     assert_eq!(try_with(&good, at, least).status, KvqStatus::Ok);
@@ -160,11 +189,11 @@ fn memory_that_cannot_hold_a_cache_is_refused() {
     ] {
         assert_eq!(try_with(&bad, at, ALL_BYTES).status, status, "{bad:?}");
     }
-    let null_error = unsafe { kvq_init(&good, at, ALL_BYTES, null_mut(), null_mut()) };
+    let null_error = call!(kvq_init(&good, at, ALL_BYTES, null_mut(), null_mut()));
     assert_eq!(null_error, KvqStatus::Null);
     let (mut more, mut fewer) = (0, 0);
-    assert_eq!(unsafe { kvq_capacity_tokens(&good, ALL_BYTES, &mut more) }, KvqStatus::Ok);
-    assert_eq!(unsafe { kvq_capacity_tokens(&good, least, &mut fewer) }, KvqStatus::Ok);
+    assert_eq!(call!(kvq_capacity_tokens(&good, ALL_BYTES, &mut more)), KvqStatus::Ok);
+    assert_eq!(call!(kvq_capacity_tokens(&good, least, &mut fewer)), KvqStatus::Ok);
     assert!(more > fewer && fewer > 0, "{more} {fewer}");
 }
 
@@ -177,7 +206,7 @@ fn arrays_that_cannot_be_right_are_refused_and_change_nothing() {
     let good = row(1);
     let (at, mut out) = (good.as_ptr(), [0.0f32; ROW]);
     let try_append =
-        |keys, n_keys, values, n_values| unsafe { kvq_append(cache, 0, 1, keys, n_keys, values, n_values) };
+        |keys, n_keys, values, n_values| call!(kvq_append(cache, 0, 1, keys, n_keys, values, n_values));
     assert_eq!(try_append(null(), ROW, at, ROW), KvqStatus::Null);
     assert_eq!(last_error(cache).got, 4);
     assert_eq!(try_append(at, ROW, null(), ROW), KvqStatus::Null);
@@ -189,11 +218,11 @@ fn arrays_that_cannot_be_right_are_refused_and_change_nothing() {
     assert_eq!(try_append(cache.cast(), ROW, at, ROW), KvqStatus::Overlap);
     let nan = [f32::NAN; ROW];
     assert_eq!(try_append(nan.as_ptr(), ROW, at, ROW), KvqStatus::NotFinite);
-    assert_eq!(unsafe { kvq_append(cache, 1, 1, at, ROW, at, ROW) }, KvqStatus::Layer);
+    assert_eq!(call!(kvq_append(cache, 1, 1, at, ROW, at, ROW)), KvqStatus::Layer);
 
     let target = out.as_mut_ptr();
     let try_attend =
-        |n_tokens, queries, n, out, n_out| unsafe { kvq_attend(cache, 0, n_tokens, queries, n, out, n_out) };
+        |n_tokens, queries, n, out, n_out| call!(kvq_attend(cache, 0, n_tokens, queries, n, out, n_out));
     assert_eq!(try_attend(1, null(), ROW, target, ROW), KvqStatus::Null);
     assert_eq!(try_attend(1, at, ROW, null_mut(), ROW), KvqStatus::Null);
     assert_eq!(try_attend(1, target, ROW, target, ROW), KvqStatus::Overlap);
@@ -201,8 +230,8 @@ fn arrays_that_cannot_be_right_are_refused_and_change_nothing() {
     assert_eq!(try_attend(1, at, ROW, target, ROW - 1), KvqStatus::Length);
     assert_eq!(try_attend(1, at, ROW / 2, target, ROW / 2), KvqStatus::QueryHeads);
     assert_eq!(try_attend(2, at, ROW, target, ROW), KvqStatus::QueryHeads);
-    assert_eq!(unsafe { kvq_trim(cache, 2) }, KvqStatus::PastEnd);
-    assert_eq!(unsafe { kvq_len(cache, cache.cast()) }, KvqStatus::Overlap);
-    assert_eq!(unsafe { kvq_restore(cache, at.cast(), 4 * ROW) }, KvqStatus::NotSnapshot);
+    assert_eq!(call!(kvq_trim(cache, 2)), KvqStatus::PastEnd);
+    assert_eq!(call!(kvq_len(cache, cache.cast())), KvqStatus::Overlap);
+    assert_eq!(call!(kvq_restore(cache, at.cast(), 4 * ROW)), KvqStatus::NotSnapshot);
     assert_eq!(attend(cache).map(f32::to_bits), before.map(f32::to_bits));
 }

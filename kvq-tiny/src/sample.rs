@@ -46,7 +46,8 @@ impl Sampler {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
-        let mut left = (self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) * sum >> 32;
+        let draw = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        let mut left = (draw * sum) >> 32;
         for (id, logit) in top {
             match left.checked_sub(weight(*logit)) {
                 Some(rest) => left = rest,
