@@ -45,7 +45,7 @@ impl<'a> Tokenizer<'a> {
     pub fn encode_into(&self, text: &str, out: &mut [u32]) -> Result<usize, Error> {
         let is_llama = self.image.shape().architecture == Architecture::Llama;
         let (mut rest, mut n) = (text.as_bytes(), 0);
-        let mut put = |tokens: &[usize]| {
+        let mut put = |tokens: &[usize]| -> Result<(), Error> {
             let got = out.len() as u32;
             let needed = (n + tokens.len()) as u32;
             let slots = out.get_mut(n..).and_then(|out| out.get_mut(..tokens.len()));
