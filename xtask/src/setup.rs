@@ -1,4 +1,4 @@
-//! `setup`: the bare-metal Rust targets and the emulator that the checks need.
+//! `setup`: the bare-metal Rust targets, the emulator and the C compiler that the checks need.
 //!
 //! Only what is missing is installed. What cannot be installed from here is an error that holds
 //! the command to type.
@@ -14,12 +14,16 @@ pub const THUMB_TARGETS: [&str; 4] =
     ["thumbv6m-none-eabi", "thumbv7m-none-eabi", "thumbv7em-none-eabihf", "thumbv8m.main-none-eabihf"];
 
 const INSTALL_RUST: &str = "install Rust from https://rustup.rs";
-/// The emulator of Arm boards.
+/// The emulator of Arm boards; its package has the same name.
 pub const QEMU: &str = "qemu-system-arm";
+/// The C compiler of the firmware program in C.
+pub const GCC: &str = "arm-none-eabi-gcc";
+const GCC_PACKAGE: &str = "gcc-arm-none-eabi";
 
 pub fn run() -> Result<()> {
     ensure_thumb_targets()?;
-    ensure_qemu()
+    ensure(QEMU, QEMU)?;
+    ensure(GCC, GCC_PACKAGE)
 }
 
 /// Adds the firmware targets that the active toolchain lacks.
@@ -71,28 +75,38 @@ fn has_target(target: &str) -> Result<bool> {
 /// # Errors
 /// With the command that installs it, if it is not.
 pub fn require_qemu() -> Result<()> {
-    if succeeds(command(QEMU).arg("--version")) {
-        return Ok(());
-    }
-    bail!("{QEMU} was not found: cargo xtask setup, or sudo apt-get install -y {QEMU}")
+    require(QEMU, QEMU)
 }
 
-fn ensure_qemu() -> Result<()> {
-    if succeeds(command(QEMU).arg("--version")) {
-        println!("{QEMU}: present");
+/// Whether the C compiler is there.
+///
+/// # Errors
+/// With the command that installs it, if it is not.
+pub fn require_gcc() -> Result<()> {
+    require(GCC, GCC_PACKAGE)
+}
+
+fn require(program: &str, package: &str) -> Result<()> {
+    if succeeds(command(program).arg("--version")) {
+        return Ok(());
+    }
+    bail!("{program} was not found: cargo xtask setup, or sudo apt-get install -y {package}")
+}
+
+fn ensure(program: &str, package: &str) -> Result<()> {
+    if succeeds(command(program).arg("--version")) {
+        println!("{program}: present");
         return Ok(());
     }
     let is_root =
         capture(command("id").arg("-u"), "it is part of every Unix").is_ok_and(|id| id.trim() == "0");
     if !succeeds(command("apt-get").arg("--version")) {
-        bail!(
-            "{QEMU} was not found and neither was apt-get: install QEMU's Arm system emulator with your package manager"
-        );
+        bail!("{program} was not found and neither was apt-get: install it with your package manager");
     }
     if !is_root {
-        bail!("{QEMU} was not found: sudo apt-get install -y {QEMU}");
+        bail!("{program} was not found: sudo apt-get install -y {package}");
     }
-    println!("$ apt-get update && apt-get install -y {QEMU}");
+    println!("$ apt-get update && apt-get install -y {package}");
     run_tool(command("apt-get").args(["update", "-q"]), "it was just here")?;
-    run_tool(command("apt-get").args(["install", "-q", "-y", QEMU]), "it was just here")
+    run_tool(command("apt-get").args(["install", "-q", "-y", package]), "it was just here")
 }

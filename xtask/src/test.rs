@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::header;
 use crate::no_panic;
 use crate::qemu;
 use crate::setup::{THUMB_TARGETS, ensure_thumb_targets};
@@ -38,6 +39,7 @@ pub fn run() -> Result<()> {
         &["test", "--release", "-p", "kvq-codec", "--features", "std", "--target-dir", "target/force-scalar"],
         &[("RUSTFLAGS", &force_scalar_flags())],
     );
+    tally.step("kvq-capi/include/kvq.h is what its sources declare", header::check);
     tally.step("docs/read_snapshot.py reads a golden snapshot as the codec does", snapshot_reader);
     tally.cargo(&["test", "--release", "--workspace"], &[]);
     for example in ["swap_cache", "fused_attention", "save_restore"] {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use kvq_tiny::{Sampler, demo};
 
 use super::shared::{self, CommonArgs, Session, usage};
 use crate::measure::CacheChoice;
@@ -41,7 +42,7 @@ pub struct Args {
     save_state: Option<PathBuf>,
     /// Run this model image (`kvq export`) with the firmware's arithmetic and cache, to the bit; without a
     /// prompt it is the firmware's.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "policy", "dense", "context", "temperature",
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "policy", "dense", "context",
           "top_p", "backend", "threads", "json", "chat", "load_state", "save_state"])]
     image: Option<PathBuf>,
     /// Preset or .toml file.
@@ -56,10 +57,9 @@ pub struct Args {
     /// Tokens to generate at most.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = shared::at_least_one)]
     new_tokens: usize,
-    /// Sampling temperature; 0 takes the most likely token each time.
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature,
-          allow_negative_numbers = true)]
-    temperature: f64,
+    /// Sampling temperature; 0 takes the most likely token each time [default: 0, with --image the firmware's].
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
+    temperature: Option<f64>,
     /// Sample from the most likely tokens that together have this probability.
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p)]
     top_p: f64,
@@ -104,7 +104,7 @@ impl Args {
         );
         Ok(GenerateOptions {
             max_new_tokens: self.new_tokens.min(context - prompt_tokens),
-            temperature: (self.temperature > 0.0).then_some(self.temperature),
+            temperature: self.temperature.filter(|t| *t > 0.0),
             top_p: (self.top_p < 1.0).then_some(self.top_p),
             seed: self.common.seed,
         })
@@ -145,7 +145,9 @@ pub fn run(args: &Args) -> Result<()> {
     let given = prompts(args)?;
     if let Some(image) = &args.image {
         usage!(given.len() <= 1, "--prompt: an image continues one");
-        return image::run(image, given.first().map(|(_, text)| text.as_str()), args.new_tokens);
+        let temperature = args.temperature.map_or(demo::TEMPERATURE, |t| t as f32);
+        let sampler = Sampler::new(args.common.seed, temperature);
+        return image::run(image, given.first().map(|(_, text)| text.as_str()), args.new_tokens, sampler);
     }
     usage!(
         args.save_state.is_none() || args.chat || given.len() <= 1,
@@ -168,7 +170,7 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = Settings {
         context_tokens: prompt_tokens,
         new_tokens: Some(args.new_tokens),
-        temperature: (args.temperature > 0.0).then_some(args.temperature),
+        temperature: args.temperature.filter(|t| *t > 0.0),
         top_p: (args.top_p < 1.0).then_some(args.top_p),
         ..Settings::default()
     };
