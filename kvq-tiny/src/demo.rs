@@ -9,7 +9,7 @@ pub const PROMPT: &str = "Once upon a time, there was a little girl";
 
 /// How far from the most likely token a draw may go where nothing else is said. The most likely token each time
 /// would soon repeat itself: the model is small.
-pub const TEMPERATURE: f32 = 0.7;
+pub const TEMPERATURE: f32 = 0.4;
 
 /// Where the draws begin where nothing else is said.
 pub const SEED: u64 = 0;

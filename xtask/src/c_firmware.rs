@@ -42,7 +42,7 @@ pub fn build(
     gcc.arg("-I").arg(header::folder()).arg("-I").arg(&folder);
     gcc.arg(source.join("startup.c")).arg(source.join(name).with_extension("c")).arg(&library);
     // No C library: the codec's brings what compilers call for themselves.
-    gcc.args(["-nostdlib", "-Wl,--gc-sections", "-T"]).arg(memory_x);
+    gcc.args(["-nostdlib", "-Wl,--gc-sections", "-Wl,-z,noexecstack", "-T"]).arg(memory_x);
     gcc.arg("-T").arg(source.join("link.ld")).arg("-o").arg(&elf);
     println!("$ {}", render(&gcc));
     run_tool(&mut gcc, "it was just here")?;
