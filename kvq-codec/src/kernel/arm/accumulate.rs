@@ -3,6 +3,7 @@
 use super::dsp::{high, low};
 use super::pairs::S4_PAIRS;
 use super::serves;
+use super::walk::Walk;
 use crate::block::{Layout, Rows};
 use crate::kernel::{HeadRow, Sums, Weights, scalar};
 
@@ -20,47 +21,41 @@ pub(crate) fn accumulate_values(
         return scalar::accumulate_values(layout, rows, head, (n_queries, weights), sums);
     }
     for (weights, sums) in weights.iter().zip(sums).take(n_queries) {
+        let weights = weights.get(..rows.n).unwrap_or(&[]);
         let sums = sums.get_mut(..head.head_dim).unwrap_or(&mut []);
         sums.fill(0);
-        let mut first = 0;
-        while first < rows.n {
-            let run = rows.run(first);
-            let weights = weights.get(first..).and_then(|w| w.get(..run.n)).unwrap_or(&[]);
-            if layout == Layout::S4 {
-                let (low, high) = sums.split_at_mut(head.head_dim / 2);
-                add_rows(run.planes[0], low.len(), weights, |rows, w| add_s4(rows, w, low, high));
-            } else {
-                add_rows(run.planes[0], head.head_dim, weights, |rows, w| add_q8(rows, w, sums));
-            }
-            first += run.n;
+        if layout == Layout::S4 {
+            let (low, high) = sums.split_at_mut(head.head_dim / 2);
+            add_rows(Walk::new(rows, low.len()), weights, |rows, w| add_s4(rows, w, low, high));
+        } else {
+            add_rows(Walk::new(rows, head.head_dim), weights, |rows, w| add_q8(rows, w, sums));
         }
     }
 }
 
-/// Calls `add` with four rows at a time; where fewer are left, the last ones weigh nothing.
+/// Calls `add` with four rows at a time; where fewer are left, the last one fills up and weighs nothing.
 #[inline(always)]
-fn add_rows(
-    rows: &[u8],
-    row_bytes: usize,
-    weights: &[i16],
-    mut add: impl FnMut([&[u8]; ROWS], [i32; ROWS]),
-) {
-    for (rows, weights) in rows.chunks(ROWS * row_bytes.max(1)).zip(weights.chunks(ROWS)) {
-        let (mut four, mut w) = ([rows; ROWS], [0; ROWS]);
-        let each = rows.chunks(row_bytes.max(1)).zip(weights);
-        for ((row, w), (bytes, &weight)) in four.iter_mut().zip(&mut w).zip(each) {
-            (*row, *w) = (bytes, i32::from(weight));
+fn add_rows(mut walk: Walk<'_>, weights: &[i16], mut add: impl FnMut([&[u8]; ROWS], [i32; ROWS])) {
+    for weights in weights.chunks(ROWS) {
+        let (mut rows, mut w) = ([&[][..]; ROWS], [0; ROWS]);
+        let mut last: &[u8] = &[];
+        for (i, (row, w)) in rows.iter_mut().zip(&mut w).enumerate() {
+            if let Some(&weight) = weights.get(i) {
+                (last, *w) = (walk.row(), i32::from(weight));
+            }
+            *row = last;
         }
-        add(four, w);
+        add(rows, w);
     }
 }
 
 #[inline(always)]
 fn add_s4([a, b, c, d]: [&[u8]; ROWS], w: [i32; ROWS], low_sums: &mut [i32], high_sums: &mut [i32]) {
+    let table = core::hint::black_box(&S4_PAIRS);
     let bytes = a.iter().zip(b).zip(c).zip(d);
     for ((low_sum, high_sum), (((&a, &b), &c), &d)) in low_sums.iter_mut().zip(high_sums).zip(bytes) {
         for (byte, w) in [a, b, c, d].into_iter().zip(w) {
-            let pair = S4_PAIRS[usize::from(byte)];
+            let pair = table[usize::from(byte)];
             *low_sum += low(pair) * w;
             *high_sum += high(pair) * w;
         }

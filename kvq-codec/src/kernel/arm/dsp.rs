@@ -6,14 +6,15 @@
 pub(super) fn smlad(a: u32, b: u32, sum: i32) -> i32 {
     let mut sum = sum;
     // SAFETY: `kvq_dsp` is set for targets that have the instruction alone. It reads and writes nothing but
-    // these registers; its flag Q is not used by compiled code.
+    // these registers; its flag Q is not used by compiled code. Not `pure`: if the compiler may reorder the steps
+    // of two sums, it takes one after the other and has no registers left for what they share.
     unsafe {
         core::arch::asm!(
             "smlad {sum}, {a}, {b}, {sum}",
             a = in(reg) a,
             b = in(reg) b,
             sum = inlateout(reg) sum,
-            options(pure, nomem, nostack)
+            options(nomem, nostack)
         );
     }
     sum

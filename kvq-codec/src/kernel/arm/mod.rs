@@ -15,6 +15,7 @@ mod accumulate;
 mod dsp;
 mod pairs;
 mod score;
+mod walk;
 
 pub(super) use accumulate::accumulate_values;
 pub(crate) use pairs::QueryPairs;

@@ -29,7 +29,9 @@ impl QueryPairs {
 
     /// Pairs the `n` codes of row `i`.
     pub fn set(&mut self, i: usize, codes: &[i8; MAX_HEAD_DIM], n: usize) {
-        let Some((low, high)) = codes.get(..n).and_then(|codes| codes.split_at_checked(n / 2)) else { return };
+        let Some((low, high)) = codes.get(..n).and_then(|codes| codes.split_at_checked(n / 2)) else {
+            return;
+        };
         let Some(row) = self.0.get_mut(i) else { return };
         for (to, (&low, &high)) in row.iter_mut().zip(low.iter().zip(high)) {
             *to = pair(i16::from(low), i16::from(high));

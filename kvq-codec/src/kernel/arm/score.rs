@@ -3,6 +3,7 @@
 use super::dsp::{even_bytes, odd_bytes, smlad};
 use super::pairs::{S4_PAIRS, pair};
 use super::serves;
+use super::walk::Walk;
 use crate::block::{Layout, Rows};
 use crate::kernel::{HeadRow, Queries, Scores, scalar};
 
@@ -16,31 +17,25 @@ pub(crate) fn score_keys(
     if !serves(layout, head) {
         return scalar::score_keys(layout, rows, head, queries, scores);
     }
-    let mut first = 0;
-    while first < rows.n {
-        let run = rows.run(first);
-        for (i, scores) in scores.iter_mut().enumerate().take(queries.n) {
-            let scores = scores.get_mut(first..).unwrap_or(&mut []);
-            if layout == Layout::S4 {
-                let pairs = queries.pairs.row(i, head.head_dim / 2);
-                score_rows(run.planes[0], pairs.len(), scores, |rows| dot_s4(rows, pairs));
-            } else {
-                let query = queries.wide_rows.get(i).and_then(|q| q.get(..head.head_dim)).unwrap_or(&[]);
-                score_rows(run.planes[0], query.len(), scores, |rows| dot_q8(rows, query));
-            }
+    for (i, scores) in scores.iter_mut().enumerate().take(queries.n) {
+        let scores = scores.get_mut(..rows.n).unwrap_or(&mut []);
+        if layout == Layout::S4 {
+            let pairs = queries.pairs.row(i, head.head_dim / 2);
+            score_rows(Walk::new(rows, pairs.len()), scores, |a, b| dot_s4(a, b, pairs));
+        } else {
+            let query = queries.wide_rows.get(i).and_then(|q| q.get(..head.head_dim)).unwrap_or(&[]);
+            score_rows(Walk::new(rows, query.len()), scores, |a, b| dot_q8(a, b, query));
         }
-        first += run.n;
     }
 }
 
-/// Two rows at a time; the last of an odd number is taken twice.
+/// Two rows at a time, and the last of an odd number with itself.
 #[inline(always)]
-fn score_rows(rows: &[u8], row_bytes: usize, scores: &mut [i32], dot: impl Fn([&[u8]; 2]) -> [i32; 2]) {
-    let twos = rows.chunks(2 * row_bytes.max(1)).zip(scores.chunks_mut(2));
-    for (rows, scores) in twos {
-        let (a, b) = rows.split_at_checked(row_bytes).unwrap_or((rows, &[]));
-        let dots = dot([a, if b.is_empty() { a } else { b }]);
-        for (score, dot) in scores.iter_mut().zip(dots) {
+fn score_rows(mut walk: Walk<'_>, scores: &mut [i32], dot: impl Fn(&[u8], &[u8]) -> [i32; 2]) {
+    for scores in scores.chunks_mut(2) {
+        let a = walk.row();
+        let b = if scores.len() == 2 { walk.row() } else { a };
+        for (score, dot) in scores.iter_mut().zip(dot(a, b)) {
             *score = dot;
         }
     }
@@ -48,11 +43,13 @@ fn score_rows(rows: &[u8], row_bytes: usize, scores: &mut [i32], dot: impl Fn([&
 
 /// Dot products of two 4-bit rows with a query in pairs.
 #[inline(always)]
-fn dot_s4([a, b]: [&[u8]; 2], pairs: &[u32]) -> [i32; 2] {
+fn dot_s4(a: &[u8], b: &[u8], pairs: &[u32]) -> [i32; 2] {
     let (mut sum_a, mut sum_b) = (0, 0);
+    // Otherwise the table's address is made anew for every load.
+    let table = core::hint::black_box(&S4_PAIRS);
     let mut step = |a: u8, b: u8, query: u32| {
-        sum_a = smlad(S4_PAIRS[usize::from(a)], query, sum_a);
-        sum_b = smlad(S4_PAIRS[usize::from(b)], query, sum_b);
+        sum_a = smlad(table[usize::from(a)], query, sum_a);
+        sum_b = smlad(table[usize::from(b)], query, sum_b);
     };
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let (pairs, pairs_rest) = pairs.as_chunks::<8>();
@@ -69,7 +66,7 @@ fn dot_s4([a, b]: [&[u8]; 2], pairs: &[u32]) -> [i32; 2] {
 
 /// Dot products of two 8-bit rows, a whole number of fours, with a 16-bit query.
 #[inline(always)]
-fn dot_q8([a, b]: [&[u8]; 2], query: &[i16]) -> [i32; 2] {
+fn dot_q8(a: &[u8], b: &[u8], query: &[i16]) -> [i32; 2] {
     let (mut sum_a, mut sum_b) = (0, 0);
     let fours = a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0).zip(query.as_chunks::<4>().0);
     for ((a, b), q) in fours {
