@@ -25,7 +25,7 @@ pub(crate) fn accumulate_values(
         let sums = sums.get_mut(..head.head_dim).unwrap_or(&mut []);
         sums.fill(0);
         if layout == Layout::S4 {
-            let (low, high) = sums.split_at_mut(head.head_dim / 2);
+            let Some((low, high)) = sums.split_at_mut_checked(head.head_dim / 2) else { return };
             add_rows(Walk::new(rows, low.len()), weights, |rows, w| add_s4(rows, w, low, high));
         } else {
             add_rows(Walk::new(rows, head.head_dim), weights, |rows, w| add_q8(rows, w, sums));
