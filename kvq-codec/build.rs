@@ -11,7 +11,7 @@ fn main() {
     let target = env::var("TARGET").unwrap_or_default();
     // Arguments are separated by this character; the CPU may be joined to its flag by a space or by `=`.
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
-    let cpu = flags.split('\x1f').filter_map(|flag| flag.split_once("target-cpu=")).last();
+    let cpu = flags.split('\x1f').filter_map(|flag| flag.split_once("target-cpu=")).next_back();
     let is_dsp_cpu = cpu.is_some_and(|(_, cpu)| DSP_CPUS.contains(&cpu));
     if target.starts_with("thumbv7em") || (target.starts_with("thumbv8m.main") && is_dsp_cpu) {
         println!("cargo:rustc-cfg=kvq_dsp");
