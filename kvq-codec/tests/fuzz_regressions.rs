@@ -31,7 +31,7 @@ fn dequantize() {
 
 #[test]
 fn operations() {
-    replay("operations", |data| drop(fuzz::operations::run(data)));
+    replay("operations", |data| _ = fuzz::operations::run(data));
 }
 
 #[test]

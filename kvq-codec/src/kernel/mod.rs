@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(any(target_arch = "arm", test))]
+mod arm;
 mod fold;
 mod levels;
 mod query;
@@ -52,6 +54,8 @@ pub(crate) struct HeadRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Scalar,
+    #[cfg(any(target_arch = "arm", test))]
+    Arm,
     #[cfg(target_arch = "x86_64")]
     Avx2(x86_64::Avx2),
     #[cfg(target_arch = "aarch64")]
@@ -70,6 +74,8 @@ macro_rules! dispatch {
     ($self:ident, $function:ident($($argument:expr),*)) => {
         match $self.0 {
             Kind::Scalar => scalar::$function($($argument),*),
+            #[cfg(any(target_arch = "arm", test))]
+            Kind::Arm => scalar::$function($($argument),*),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => avx2.$function($($argument),*),
             // The portable code: on this architecture it is compiled for NEON.
@@ -95,7 +101,17 @@ impl Backend {
         if cfg!(kvq_force_neon) {
             return Self::neon().unwrap_or(Self::SCALAR);
         }
-        Self::avx2().or(Self::neon()).unwrap_or(Self::SCALAR)
+        Self::avx2().or(Self::neon()).or(Self::arm()).unwrap_or(Self::SCALAR)
+    }
+
+    /// Kernels for 32-bit Arm, where that is the compilation target. They use the DSP instructions of Armv7E-M
+    /// cores, and of Armv8-M cores that `-C target-cpu` names and that have them.
+    #[must_use]
+    pub const fn arm() -> Option<Self> {
+        #[cfg(target_arch = "arm")]
+        return Some(Self(Kind::Arm));
+        #[cfg(not(target_arch = "arm"))]
+        None
     }
 
     /// AVX2 with FMA, where the CPU has them.
@@ -119,7 +135,7 @@ impl Backend {
 
     /// Every backend of this machine, [`Backend::SCALAR`] first.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Some(Self::SCALAR), Self::avx2(), Self::neon()].into_iter().flatten()
+        [Some(Self::SCALAR), Self::avx2(), Self::neon(), Self::arm()].into_iter().flatten()
     }
 
     /// The name used in flags and records.
@@ -127,6 +143,14 @@ impl Backend {
     pub const fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
+            #[cfg(any(target_arch = "arm", test))]
+            Kind::Arm => {
+                if arm::HAS_DSP {
+                    "arm-dsp"
+                } else {
+                    "arm"
+                }
+            }
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2",
             #[cfg(target_arch = "aarch64")]
@@ -204,6 +228,8 @@ impl Backend {
                 let _ = levels;
                 scalar::score_keys(layout, rows, head, queries, scores);
             }
+            #[cfg(any(target_arch = "arm", test))]
+            Kind::Arm => arm::score_keys(layout, rows, head, queries, scores),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => avx2.score_keys(layout, rows, head, queries, levels, scores),
             #[cfg(target_arch = "aarch64")]
@@ -241,6 +267,8 @@ impl Backend {
                 let _ = levels;
                 scalar::accumulate_values(layout, rows, head, (n_queries, weights), sums);
             }
+            #[cfg(any(target_arch = "arm", test))]
+            Kind::Arm => arm::accumulate_values(layout, rows, head, (n_queries, weights), sums),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => {
                 avx2.accumulate_values(layout, rows, head, (n_queries, weights), levels, sums);
@@ -284,8 +312,9 @@ mod tests {
         if cfg!(miri) { some } else { all }
     }
 
+    /// The kernels for Arm say themselves what its instructions compute, so that they run here, too.
     fn others() -> impl Iterator<Item = Backend> {
-        Backend::available().filter(|b| *b != Backend::SCALAR)
+        Backend::available().filter(|b| *b != Backend::SCALAR).chain([Backend(Kind::Arm)])
     }
 
     fn for_each_case(mut case: impl FnMut(Backend, Layout, Rows<'_>, HeadRow, usize, &mut Random)) {
@@ -341,6 +370,7 @@ mod tests {
             queries.rows.iter_mut().flatten().for_each(|c| *c = ((random.next() % 255) as i8).max(-127));
             let wide = queries.wide_rows.iter_mut().flatten();
             wide.for_each(|c| *c = (random.next() as i16).max(-32_767));
+            queries.pair_up(head.head_dim);
             let (mut expected, mut got) = ([[7; SEGMENT]; TILE], [[7; SEGMENT]; TILE]);
             let mut levels = Levels::new();
             Backend::SCALAR.score_keys(layout, &rows, head, &queries, &mut levels, &mut expected);
