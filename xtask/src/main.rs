@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask <verb>`. One verb per file; CI only calls these.
 
+mod aarch64;
 mod fetch_model;
 mod golden;
 mod no_panic;
@@ -22,7 +23,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Install what the tests need: the bare-metal Rust targets and QEMU.
+    /// Install what the tests need: the Rust targets and QEMU.
     Setup,
     /// Run every check, in order, and count them.
     Test,
