@@ -96,19 +96,17 @@ impl Weights {
         let mut x = Vec::new();
         for (pos, &token) in tokens.iter().enumerate() {
             x = part(&self.embeddings, token as usize, WIDTH).iter().map(|x| f64::from(*x)).collect();
-            for layer in 0..N_LAYERS {
+            for (layer, past) in past.iter_mut().enumerate() {
                 let h = norm(&x, part(&self.attention_norms, layer, WIDTH));
                 let mut query = product(part(&self.queries, layer, WIDTH * WIDTH), &h);
                 let mut key = product(part(&self.keys, layer, KV_WIDTH * WIDTH), &h);
                 rotate(&mut query, pos);
                 rotate(&mut key, pos);
-                past[layer].push((key, product(part(&self.values, layer, KV_WIDTH * WIDTH), &h)));
+                past.push((key, product(part(&self.values, layer, KV_WIDTH * WIDTH), &h)));
                 let attended: Vec<f64> = query
                     .chunks(HEAD_DIM)
                     .enumerate()
-                    .flat_map(|(head, query)| {
-                        attend(query, &past[layer], head * N_KV_HEADS / N_HEADS * HEAD_DIM)
-                    })
+                    .flat_map(|(head, query)| attend(query, past, head * N_KV_HEADS / N_HEADS * HEAD_DIM))
                     .collect();
                 add(&mut x, &product(part(&self.outs, layer, WIDTH * WIDTH), &attended));
                 let h = norm(&x, part(&self.norms, layer, WIDTH));

@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask <verb>`. One verb per file; CI only calls these.
 
+mod aarch64;
 mod c_firmware;
 mod fetch_model;
 mod golden;
@@ -25,7 +26,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Install what the tests need: the bare-metal Rust targets, QEMU and a C compiler.
+    /// Install what the tests need: the Rust targets, QEMU and a C compiler.
     Setup,
     /// Run every check, in order, and count them.
     Test,

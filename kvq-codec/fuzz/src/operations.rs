@@ -50,7 +50,7 @@ struct Run<const GROWS: bool> {
 pub fn run(data: &[u8]) -> Seen {
     let [choice, how, seed, rest @ ..] = data else { return Seen::default() };
     let shape = SHAPES[usize::from(how / 8) % SHAPES.len()];
-    let backend = Backend::available().nth(usize::from(how / 2 & 1)).unwrap_or(Backend::SCALAR);
+    let backend = Backend::available().nth(usize::from((how / 2) & 1)).unwrap_or(Backend::SCALAR);
     let kind = if how & 1 == 0 { Kind::Aged } else { Kind::Pressed };
     let (policy, n_tiers) = policy(*choice, kind);
     let random = Random::new(u64::from(*seed));

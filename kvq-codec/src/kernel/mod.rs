@@ -364,6 +364,14 @@ mod tests {
     }
 
     #[test]
+    fn the_fastest_backend_is_detected_unless_another_is_forced() {
+        let neon = Backend::neon().is_some();
+        assert_eq!(neon, cfg!(all(target_arch = "aarch64", target_endian = "little")));
+        let forced = cfg!(kvq_force_scalar).then_some(Backend::SCALAR);
+        assert_eq!(forced.or(Backend::available().last()), Some(Backend::detect()));
+    }
+
+    #[test]
     fn scores_are_the_same_integers() {
         for_each_case(|backend, layout, rows, head, n, random| {
             let mut queries = Queries { n, ..Queries::EMPTY };
