@@ -38,7 +38,7 @@ enum KvqStatus
   KVQ_STATUS_LENGTH = 9,
   // No such layer. needed: layers of the shape.
   KVQ_STATUS_LAYER = 10,
-  // The query rows are no whole number of heads per KV head. needed: KV heads, got: values.
+  // The query rows are no whole number of heads per KV head. needed: a multiple of this, got: values.
   KVQ_STATUS_QUERY_HEADS = 11,
   // A key or value is NaN, infinite or larger than 2^100. needed: its position, got: its KV head.
   KVQ_STATUS_NOT_FINITE = 12,
@@ -64,6 +64,8 @@ enum KvqStatus
   KVQ_STATUS_ROOM = 22,
   // An error that this interface does not know.
   KVQ_STATUS_OTHER = 23,
+  // A length to trim to whose newest tokens were evicted. needed: the least length that can be had.
+  KVQ_STATUS_EVICTED = 24,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
