@@ -43,7 +43,9 @@ pub fn run() -> Result<()> {
     emulated_aarch64(&mut tally);
     tally.step("kvq-capi/include/kvq.h is what its sources declare", header::check);
     tally.step("docs/read_snapshot.py reads a golden snapshot as the codec does", snapshot_reader);
-    tally.cargo(&["test", "--release", "--workspace"], &[]);
+    // Apart: a dependency of xtask has serde_json keep numbers as text, which the host's readers do not expect.
+    tally.cargo(&["test", "--release", "--workspace", "--exclude", "xtask"], &[]);
+    tally.cargo(&["test", "--release", "-p", "xtask"], &[]);
     for example in ["swap_cache", "fused_attention", "save_restore"] {
         tally.cargo(&["run", "--release", "-p", "kvq-host", "--example", example], &[]);
     }
