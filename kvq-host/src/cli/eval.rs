@@ -17,6 +17,9 @@ const DEFAULT_CONTEXT: usize = 2048;
 
 /// Flags of `eval`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Example: kvq eval --context 256 --windows 2 --policy 4x --policy 8bit --html eval.html"
+)]
 pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
@@ -38,6 +41,9 @@ pub struct Args {
     /// Score as well as many windows whose end repeats a passage from more than half a window earlier.
     #[arg(long)]
     recall: bool,
+    /// Write the record as one HTML page with charts.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -63,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
         Vec::new()
     };
 
-    let caches = CacheChoice::dense_and(&policies);
+    let caches = CacheChoice::dense_and(&policies, None);
     let bar = shared::progress("quality", (plain.len() + recall.len()) * context * caches.len());
     let begun = Instant::now();
     let score = |windows: &[Window]| {
@@ -92,7 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
     record.runs = (0..caches.len())
         .map(|i| {
             let is_reference = caches[i] == CacheChoice::DenseF32;
-            Run::new(&caches[i], plain_scores[i].bytes, plain_scores[i].tokens_held, per_token)
+            Run::filled(&caches[i], &plain_scores[i].held, per_token)
                 .with_quality(&plain_scores[i], is_reference)
                 .with_recall(&recall_scores[i], is_reference)
         })
@@ -100,7 +106,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.common.shows_text() {
         print!("{}", human(&record));
     }
-    args.common.json.as_deref().map_or(Ok(()), |target| record.write_json(target))
+    shared::write(&record, args.common.json.as_deref(), args.html.as_deref())
 }
 
 /// The record for people: what was measured, the table and its legend.

@@ -7,6 +7,7 @@ mod eval;
 mod export;
 mod generate;
 mod generate_image;
+mod report;
 mod shared;
 mod text;
 mod threads;
@@ -21,6 +22,10 @@ pub use shared::UsageError;
 /// Without a verb, `kvq` runs `bench` on the model that is built in.
 #[derive(Debug, Parser)]
 #[command(name = "kvq", version, args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Exit codes: 0 success; 1 failure, or a line of `validate` that failed; 2 a command line \
+                        that asks for what is not allowed."
+)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -38,6 +43,8 @@ enum Verb {
     Export(export::Args),
     /// Quality of caches on a text, against the dense f32 cache.
     Eval(eval::Args),
+    /// Compare records that bench and eval wrote.
+    Report(report::Args),
 }
 
 impl Cli {
@@ -52,6 +59,7 @@ impl Cli {
             Some(Verb::Generate(args)) => generate::run(args),
             Some(Verb::Export(args)) => export::run(args),
             Some(Verb::Eval(args)) => eval::run(args),
+            Some(Verb::Report(args)) => report::run(args),
         }
     }
 }

@@ -20,8 +20,7 @@ pub use divergence::{Divergence, Reference, argmax};
 pub use summary::{Estimate, Quality, WindowScore, median, percentile};
 pub use window::{Window, plain, recall};
 
-use crate::kv_store::KvBytes;
-use crate::measure::CacheChoice;
+use crate::measure::{CacheChoice, Held};
 use crate::model::LanguageModel;
 use reader::{Reader, Rows};
 
@@ -38,10 +37,8 @@ const MAX_CHUNK_TOKENS: usize = 256;
 pub struct Scored {
     /// One score per window.
     pub windows: Vec<WindowScore>,
-    /// Bytes held at the end of the last window.
-    pub bytes: KvBytes,
-    /// Tokens held there.
-    pub tokens_held: usize,
+    /// What was held after each chunk of the last window.
+    pub held: Vec<Held>,
 }
 
 /// Scores every cache on every window; the results are in the order of `caches`. `on_tokens` hears how many
@@ -66,15 +63,15 @@ pub fn run(
             readers.push(match cache {
                 CacheChoice::DenseF32 => None,
                 CacheChoice::DenseF16 => Some(Reader::new(cache.open(shape, backend)?, STEP_TOKENS)),
-                CacheChoice::Packed(_) => Some(Reader::new(cache.open(shape, backend)?, MAX_CHUNK_TOKENS)),
+                CacheChoice::Packed(_) | CacheChoice::Fixed(..) => {
+                    Some(Reader::new(cache.open(shape, backend)?, MAX_CHUNK_TOKENS))
+                }
             });
         }
         let scores = score_window(model, window, &mut reference, &mut readers, on_tokens)?;
         for ((scored, score), reader) in scored.iter_mut().zip(scores).zip(&readers) {
-            let store = &reader.as_ref().unwrap_or(&reference).store;
             scored.windows.push(score);
-            scored.bytes = store.memory();
-            scored.tokens_held = store.len();
+            scored.held.clone_from(&reader.as_ref().unwrap_or(&reference).held);
         }
     }
     Ok(scored)

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::Window;
 use crate::kv_store::KvStore;
+use crate::measure::Held;
 use crate::model::{LanguageModel, Logits};
 
 /// A cache that reads a window in chunks of its own, and the logits that wait for their comparison.
@@ -12,6 +13,8 @@ pub(super) struct Reader {
     pub store: Box<dyn KvStore>,
     /// What was read and not yet forgotten.
     pub rows: Rows,
+    /// What the cache held after each chunk.
+    pub held: Vec<Held>,
     /// The longest chunk, whatever the cache allows.
     max_chunk: usize,
 }
@@ -29,7 +32,7 @@ pub(super) struct Rows {
 impl Reader {
     /// Before the first token.
     pub fn new(store: Box<dyn KvStore>, max_chunk: usize) -> Self {
-        Self { store, rows: Rows::default(), max_chunk }
+        Self { store, rows: Rows::default(), held: Vec::new(), max_chunk }
     }
 
     /// Reads on until the positions before `goal` have been seen. A last chunk may reach further.
@@ -55,6 +58,7 @@ impl Reader {
                 ensure!(rows.len() == n * self.rows.vocab_size, "{} logits for {n} tokens", rows.len());
                 self.rows.push(pos, rows);
             }
+            self.held.push(Held::of(&*self.store));
             on_tokens(n);
         }
         Ok(())

@@ -1,10 +1,13 @@
 //! Where a model keeps its keys and values: one trait, so that model code is written once.
 
 pub mod dense;
+pub mod fixed;
 pub mod packed;
 
 use anyhow::Result;
 use kvq_codec::KvShape;
+
+use crate::measure::TierMap;
 
 /// Keys and values of one sequence, and attention over them.
 ///
@@ -45,6 +48,11 @@ pub trait KvStore: Send {
 
     /// Every byte held, by purpose.
     fn memory(&self) -> KvBytes;
+
+    /// Tokens by tier; none for a store without tiers.
+    fn tier_map(&self) -> Option<TierMap> {
+        None
+    }
 }
 
 /// Every byte a store holds, by purpose; the fields add up to [`total`](KvBytes::total).

@@ -1,13 +1,14 @@
 //! The packed store: `kvq_codec`'s cache in memory that grows with the context.
 
 use anyhow::{Result, anyhow, ensure};
-use kvq_codec::{Backend, Cache, KvShape, MemoryReport, Policy, Storage};
+use kvq_codec::{Backend, Cache, KvShape, MemoryReport, Policy, Side, Storage, TierUse};
 use rayon::prelude::*;
 
 use super::{KvBytes, KvStore};
+use crate::measure::TierMap;
 
 /// Heads are attended in parallel from this many query-token pairs on; below, threads cost more than they save.
-const PARALLEL_PAIRS: usize = 16_384;
+pub(super) const PARALLEL_PAIRS: usize = 16_384;
 
 /// Memory for a cache: a vector that is never longer than it was asked to be.
 #[derive(Debug, Default)]
@@ -103,6 +104,16 @@ impl KvStore for PackedStore {
     fn memory(&self) -> KvBytes {
         self.cache.memory().into()
     }
+
+    fn tier_map(&self) -> Option<TierMap> {
+        Some(TierMap { key: tier_map(&self.cache, Side::Key), value: tier_map(&self.cache, Side::Value) })
+    }
+}
+
+/// The tiers of the first layer that hold a token.
+pub(super) fn tier_map<S: Storage>(cache: &Cache<S>, side: Side) -> Vec<TierUse> {
+    let map = cache.tier_map(0, side);
+    map.into_iter().flatten().filter(|tier| tier.tokens > 0).collect()
 }
 
 impl From<MemoryReport> for KvBytes {
