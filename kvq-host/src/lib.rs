@@ -5,5 +5,6 @@ pub mod eval;
 pub mod kv_store;
 pub mod measure;
 pub mod model;
+pub mod plan;
 pub mod policy;
 pub mod report;

@@ -3,10 +3,12 @@
 //! Exit codes: 0 for success, 1 for a failure, 2 for a command line that asks for what is not allowed.
 
 mod bench;
+mod budget;
 mod eval;
 mod export;
 mod generate;
 mod generate_image;
+mod plan;
 mod report;
 mod shared;
 mod text;
@@ -43,6 +45,8 @@ enum Verb {
     Export(export::Args),
     /// Quality of caches on a text, against the dense f32 cache.
     Eval(eval::Args),
+    /// Tokens that a budget of bytes holds, bytes that a context needs.
+    Plan(plan::Args),
     /// Compare records that bench and eval wrote.
     Report(report::Args),
 }
@@ -59,6 +63,7 @@ impl Cli {
             Some(Verb::Generate(args)) => generate::run(args),
             Some(Verb::Export(args)) => export::run(args),
             Some(Verb::Eval(args)) => eval::run(args),
+            Some(Verb::Plan(args)) => plan::run(args),
             Some(Verb::Report(args)) => report::run(args),
         }
     }

@@ -2,7 +2,7 @@
 
 /// How figures are spread over an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::report) enum Scale {
+pub(crate) enum Scale {
     /// Evenly, from zero.
     Linear,
     /// Evenly, from near the least figure.

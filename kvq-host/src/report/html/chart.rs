@@ -7,10 +7,10 @@ use super::axis::{Axis, Scale};
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 308.0;
 /// The plot within them: left, right, top and bottom edge.
-const PLOT: [f64; 4] = [52.0, 420.0, 24.0, 264.0];
+const PLOT: [f64; 4] = [58.0, 420.0, 24.0, 264.0];
 
 /// What a chart is made of.
-pub(in crate::report) struct Chart {
+pub(crate) struct Chart {
     /// Heading.
     pub title: &'static str,
     /// Words under it.
@@ -32,7 +32,7 @@ pub(in crate::report) struct Chart {
 }
 
 /// Figures of one cache.
-pub(in crate::report) struct Series {
+pub(crate) struct Series {
     /// Its name.
     pub name: String,
     /// Its colour, 0 to 7: 0 and 1 are greys.
@@ -127,15 +127,19 @@ impl Chart {
             // System fonts at 12 pixels are about 6.6 wide.
             let width = 6.6 * text.chars().count() as f64;
             let sides = [7.0, -7.0 - width, -width / 2.0];
-            let heights = [4.0, -8.0, 17.0, -20.0, 29.0];
+            let heights = [4.0, -8.0, 17.0, -20.0, 29.0, -32.0, 41.0];
             let places = heights.iter().flat_map(|dy| sides.iter().map(move |dx| (dx, dy)));
             let boxes: Vec<[f64; 4]> =
                 places.map(|(dx, dy)| [x + dx, x + dx + width, y + dy - 10.0, y + dy + 2.0]).collect();
             let inside = |b: &[f64; 4]| b[0] >= PLOT[0] && b[1] <= WIDTH && b[2] >= 0.0 && b[3] <= PLOT[3];
-            let clear = |b: &[f64; 4]| {
-                taken.iter().all(|t| b[0] >= t[1] || b[1] <= t[0] || b[2] >= t[3] || b[3] <= t[2])
+            let overlap = |b: &[f64; 4]| -> f64 {
+                let common = |t: &[f64; 4]| {
+                    (b[1].min(t[1]) - b[0].max(t[0])).max(0.0) * (b[3].min(t[3]) - b[2].max(t[2])).max(0.0)
+                };
+                taken.iter().map(common).sum()
             };
-            let best = boxes.iter().find(|b| inside(b) && clear(b)).unwrap_or(&boxes[0]);
+            let best = boxes.iter().filter(|b| inside(b)).min_by(|a, b| overlap(a).total_cmp(&overlap(b)));
+            let best = best.unwrap_or(&boxes[0]);
             taken.push(*best);
             labels.push(Label { x: best[0], y: best[3] - 2.0, text, is_strong });
         }

@@ -7,7 +7,7 @@ use super::chart::{Chart, Series};
 use crate::report::Run;
 use crate::report::collection::Collection;
 use crate::report::reference::{REFERENCE_POINTS, REFERENCE_SOURCE};
-use crate::report::table::{bytes, rate};
+use crate::report::table::bytes;
 
 /// Every chart that has a point.
 pub(super) fn all(collection: &Collection) -> Vec<Markup> {
@@ -23,7 +23,7 @@ fn series(
     is_labelled: bool,
 ) -> Vec<Series> {
     let series = collection.series().into_iter().map(|(name, colour, runs)| {
-        let mut points: Vec<_> = runs.iter().flat_map(|run| points(run)).collect();
+        let mut points: Vec<_> = runs.iter().flat_map(&points).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         Series { name, colour, points, is_labelled }
     });
@@ -66,7 +66,7 @@ fn speed_by_context(collection: &Collection) -> Chart {
         x: ("tokens of context", Scale::Linear),
         y: ("tokens per second".into(), Scale::Linear),
         x_text: whole,
-        y_text: rate,
+        y_text: shortest,
         series: series(collection, points, false),
         level: None,
         marks: Vec::new(),

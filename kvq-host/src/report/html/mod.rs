@@ -6,6 +6,9 @@ mod charts;
 mod style;
 mod tiers;
 
+pub(crate) use axis::Scale;
+pub(crate) use chart::{Chart, Series};
+
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -44,7 +47,7 @@ pub fn page(collection: &Collection) -> String {
 }
 
 /// A whole page around `body`.
-pub(super) fn frame(title: &str, body: &Markup) -> String {
+pub(crate) fn frame(title: &str, body: &Markup) -> String {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -63,7 +66,7 @@ pub(super) fn frame(title: &str, body: &Markup) -> String {
 /// What one record says, in a sentence: of `4x`, or else of its first packed cache.
 fn summary(record: &Record) -> String {
     let packed = || record.runs.iter().filter(|run| run.policy.is_some()).rev();
-    let Some(run) = packed().find(|run| run.name == "4x").or_else(|| packed().last()) else {
+    let Some(run) = packed().find(|run| run.name == "4x").or_else(|| packed().next_back()) else {
         return format!("{} without a packed cache.", model_line(record));
     };
     let mut text = format!(
