@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::shared::{self, CommonArgs, Session, usage};
+use super::budget::{self, WhenFullChoice};
+use super::shared::{self, CommonArgs, Session, UsageError, usage};
 use super::text::{self, Text};
 use crate::eval::{self, Scored, WindowScore};
+use crate::kv_store::fixed::STRUCT_BYTES;
 use crate::measure::{self, CacheChoice, Measured, SpeedOptions};
 use crate::model::registry::BUILTIN;
+use crate::plan;
 use crate::policy::{NamedPolicy, preset_names};
-use crate::report::table::{Detail, bytes, legend, machine_line, model_line, table};
+use crate::report::table::{Detail, bytes, legend, machine_line, model_line, quarter_table, table};
 use crate::report::{Record, Run, Settings};
 
 /// Prompt length where the model has room for it; the ratio presets promise their ratio from here on.
@@ -27,7 +30,10 @@ const OLDER_SYSTEM: &str = "the older system published 9.56 MiB -> 2.39 MiB for 
 
 /// Flags of `bench`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Example: kvq bench --context 256,512 --policy 4x --policy 8bit --html bench.html")]
+#[command(
+    after_help = "Examples:\n  kvq bench --context 256,512 --policy 4x --policy 8bit --html bench.html\n  \
+                        kvq bench --context 900 --budget-mib 0.375"
+)]
 pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
@@ -58,6 +64,13 @@ pub struct Args {
     #[arg(long, value_name = "SHAPE", value_parser = ["distilgpt2"],
           conflicts_with_all = ["model", "text", "windows", "recall"])]
     shape: Option<String>,
+    /// Give each packed cache so many MiB at the start and no byte more; policies then have no ratio
+    /// [default policy: 4x].
+    #[arg(long, value_name = "MIB", value_parser = budget::mib)]
+    budget_mib: Option<f64>,
+    /// What those caches do when the bytes are used up.
+    #[arg(long, value_enum, default_value_t = WhenFullChoice::Demote, requires = "budget_mib")]
+    when_full: WhenFullChoice,
     /// Write the record as one HTML page with charts.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -75,8 +88,12 @@ struct QualityScores {
 /// # Errors
 /// [`UsageError`](super::UsageError), or a failure of the model, a cache or a file.
 pub fn run(args: &Args) -> Result<()> {
-    let presets = || preset_names().map(str::to_owned).collect();
-    let policies = shared::policies(&if args.policy.is_empty() { presets() } else { args.policy.clone() })?;
+    let defaults = || match args.budget_mib {
+        Some(_) => vec!["4x".to_owned()],
+        None => preset_names().map(str::to_owned).collect(),
+    };
+    let mut policies =
+        shared::policies(&if args.policy.is_empty() { defaults() } else { args.policy.clone() })?;
     let mut common = args.common.clone();
     if let Some(shape) = &args.shape {
         common.model = format!("random:{shape}");
@@ -93,6 +110,14 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let longest = contexts.iter().copied().max().unwrap_or(fitting);
 
+    let budget_bytes = args.budget_mib.map(|mib| (mib * 1_048_576.0) as usize);
+    if let Some(bytes) = budget_bytes {
+        policies = policies.iter().map(|named| args.when_full.within_bytes(named)).collect();
+        for named in &policies {
+            check_budget(args, &session, named, bytes, longest + args.new_tokens)?;
+        }
+    }
+
     let text = if random { None } else { Some(text::read(args.text.as_deref(), &session)?) };
     let tokens = match &text {
         Some(text) => text.tokens.clone(),
@@ -106,7 +131,7 @@ pub fn run(args: &Args) -> Result<()> {
     let n_windows = windows(args, &session, longest, tokens.len())?;
     let n_recall = if args.recall { n_windows.max(1) } else { 0 };
 
-    let caches = CacheChoice::dense_and(&policies, None);
+    let caches = CacheChoice::dense_and(&policies, budget_bytes);
     let (mut found, mut scored_tokens, mut eval_time) = (Vec::new(), 0, Duration::ZERO);
     for &context in &contexts {
         let speed = measure_speed(args, &session, &caches, &tokens[..context])?;
@@ -120,6 +145,7 @@ pub fn run(args: &Args) -> Result<()> {
         context_tokens: longest,
         new_tokens: Some(args.new_tokens),
         rounds: Some(args.rounds),
+        budget_bytes,
         windows: Some(n_windows),
         skip_windows: Some(0),
         recall_windows: Some(n_recall),
@@ -135,6 +161,28 @@ pub fn run(args: &Args) -> Result<()> {
         print!("{}", human(&record, &contexts, text.as_ref(), &session)?);
     }
     shared::write(&record, common.json.as_deref(), args.html.as_deref())
+}
+
+/// Refuses a budget that the policy cannot hold `tokens` in.
+fn check_budget(
+    args: &Args,
+    session: &Session,
+    named: &NamedPolicy,
+    budget_bytes: usize,
+    tokens: usize,
+) -> Result<()> {
+    let mib = args.budget_mib.unwrap_or(0.0);
+    let shape = session.model().config().kv_shape();
+    let capacity = plan::capacity(shape, named.policy, budget_bytes.saturating_sub(STRUCT_BYTES))
+        .map_err(|error| UsageError(format!("--budget-mib {mib}: {error}")))?;
+    usage!(
+        capacity >= tokens || args.when_full == WhenFullChoice::Evict,
+        "--budget-mib {mib}: {} holds {capacity} tokens in it, and {tokens} are asked for; allowed are {:.3} and \
+         more, or --when-full evict",
+        named.name,
+        (plan::least_bytes(shape, named.policy, tokens)? + STRUCT_BYTES) as f64 / 1_048_576.0 + 0.0005
+    );
+    Ok(())
 }
 
 /// Windows to score: none of random tokens, and by default no more than the text has.
@@ -264,9 +312,17 @@ fn human(record: &Record, contexts: &[usize], text: Option<&Text>, session: &Ses
             "Quality  {scored} tokens scored in {windows} windows of {context}, teacher-forced"
         ));
     }
+    if let Some(budget) = settings.budget_bytes {
+        let when_full = record.policies.first().map_or("", |policy| &policy.when_full);
+        lines.push(format!("Budget   {} for each packed cache, when full: {when_full}", bytes(budget)));
+    }
     lines.push(String::new());
     lines.push(table(&record.runs, Detail::Brief));
     lines.push(legend(&record.runs, Detail::Brief));
+    if settings.budget_bytes.is_some() {
+        lines.push(format!("\n{}", quarter_table(&record.runs)));
+        lines.push("Tiers: tokens at so many bits, keys / values, oldest first.".into());
+    }
     lines.extend(record.notes.iter().map(|note| format!("Note: {note}.")));
     if let Some(text) = text {
         let end = session.loaded.tokenizer.decode(&text.tokens[longest.saturating_sub(40)..longest])?;
