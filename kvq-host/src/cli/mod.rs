@@ -8,6 +8,8 @@ mod eval;
 mod export;
 mod generate;
 mod generate_image;
+mod inspect;
+mod models;
 mod plan;
 mod report;
 mod shared;
@@ -47,6 +49,10 @@ enum Verb {
     Eval(eval::Args),
     /// Tokens that a budget of bytes holds, bytes that a context needs.
     Plan(plan::Args),
+    /// What a file is and holds: snapshots, model images, weights.
+    Inspect(inspect::Args),
+    /// Known models, and which of them are here.
+    Models(models::Args),
     /// Compare records that bench and eval wrote.
     Report(report::Args),
 }
@@ -64,6 +70,8 @@ impl Cli {
             Some(Verb::Export(args)) => export::run(args),
             Some(Verb::Eval(args)) => eval::run(args),
             Some(Verb::Plan(args)) => plan::run(args),
+            Some(Verb::Inspect(args)) => inspect::run(args),
+            Some(Verb::Models(args)) => models::run(args),
             Some(Verb::Report(args)) => report::run(args),
         }
     }

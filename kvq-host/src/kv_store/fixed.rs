@@ -1,10 +1,10 @@
 //! The packed store in memory of a fixed length: nothing is allocated after it was opened.
 
 use anyhow::{Result, anyhow, ensure};
-use kvq_codec::{Backend, Cache, KvShape, Policy, Side, Storage};
+use kvq_codec::{Backend, Cache, KvShape, Policy, Storage};
 use rayon::prelude::*;
 
-use super::packed::{PARALLEL_PAIRS, tier_map};
+use super::packed::PARALLEL_PAIRS;
 use super::{KvBytes, KvStore};
 use crate::measure::TierMap;
 
@@ -93,6 +93,6 @@ impl KvStore for FixedStore {
     }
 
     fn tier_map(&self) -> Option<TierMap> {
-        Some(TierMap { key: tier_map(&self.cache, Side::Key), value: tier_map(&self.cache, Side::Value) })
+        Some(TierMap::of(&self.cache))
     }
 }

@@ -1,7 +1,7 @@
 //! The packed store: `kvq_codec`'s cache in memory that grows with the context.
 
 use anyhow::{Result, anyhow, ensure};
-use kvq_codec::{Backend, Cache, KvShape, MemoryReport, Policy, Side, Storage, TierUse};
+use kvq_codec::{Backend, Cache, KvShape, MemoryReport, Policy, Storage};
 use rayon::prelude::*;
 
 use super::{KvBytes, KvStore};
@@ -106,14 +106,8 @@ impl KvStore for PackedStore {
     }
 
     fn tier_map(&self) -> Option<TierMap> {
-        Some(TierMap { key: tier_map(&self.cache, Side::Key), value: tier_map(&self.cache, Side::Value) })
+        Some(TierMap::of(&self.cache))
     }
-}
-
-/// The tiers of the first layer that hold a token.
-pub(super) fn tier_map<S: Storage>(cache: &Cache<S>, side: Side) -> Vec<TierUse> {
-    let map = cache.tier_map(0, side);
-    map.into_iter().flatten().filter(|tier| tier.tokens > 0).collect()
 }
 
 impl From<MemoryReport> for KvBytes {

@@ -1,6 +1,6 @@
 //! What a store holds while it fills.
 
-use kvq_codec::TierUse;
+use kvq_codec::{Cache, Side, Storage, TierUse};
 
 use crate::kv_store::{KvBytes, KvStore};
 
@@ -36,4 +36,15 @@ pub struct TierMap {
     pub key: Vec<TierUse>,
     /// Of values.
     pub value: Vec<TierUse>,
+}
+
+impl TierMap {
+    /// Of a cache as it is now; tiers without a token are left out.
+    pub fn of<S: Storage>(cache: &Cache<S>) -> Self {
+        let side = |side| {
+            let map = cache.tier_map(0, side);
+            map.into_iter().flatten().filter(|tier| tier.tokens > 0).collect()
+        };
+        Self { key: side(Side::Key), value: side(Side::Value) }
+    }
 }
