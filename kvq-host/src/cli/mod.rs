@@ -13,6 +13,7 @@ mod models;
 mod plan;
 mod report;
 mod shared;
+mod synth;
 mod text;
 mod threads;
 
@@ -47,6 +48,8 @@ enum Verb {
     Export(export::Args),
     /// Quality of caches on a text, against the dense f32 cache.
     Eval(eval::Args),
+    /// Bytes and attention error on synthetic keys and values.
+    Synth(synth::Args),
     /// Tokens that a budget of bytes holds, bytes that a context needs.
     Plan(plan::Args),
     /// What a file is and holds: snapshots, model images, weights.
@@ -69,6 +72,7 @@ impl Cli {
             Some(Verb::Generate(args)) => generate::run(args),
             Some(Verb::Export(args)) => export::run(args),
             Some(Verb::Eval(args)) => eval::run(args),
+            Some(Verb::Synth(args)) => synth::run(args),
             Some(Verb::Plan(args)) => plan::run(args),
             Some(Verb::Inspect(args)) => inspect::run(args),
             Some(Verb::Models(args)) => models::run(args),

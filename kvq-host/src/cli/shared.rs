@@ -69,6 +69,24 @@ pub enum BackendChoice {
     Avx2,
 }
 
+impl BackendChoice {
+    /// The kernels.
+    ///
+    /// # Errors
+    /// [`UsageError`] for kernels that this machine has not.
+    pub fn backend(self) -> Result<Backend> {
+        let backend = match self {
+            Self::Auto => Some(Backend::detect()),
+            Self::Scalar => Some(Backend::SCALAR),
+            Self::Avx2 => Backend::avx2(),
+        };
+        backend.ok_or_else(|| {
+            let names: Vec<_> = Backend::available().map(Backend::name).collect();
+            UsageError(format!("--backend avx2: this machine has {}", names.join(", "))).into()
+        })
+    }
+}
+
 fn threads_in_range(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n @ 1..=1024) => Ok(n),
@@ -102,16 +120,7 @@ impl CommonArgs {
     /// Kernels that this machine has not, or a model that cannot be loaded.
     pub fn start(&self) -> Result<Session> {
         let threads = threads::apply(self.threads)?;
-        let backend = match self.backend {
-            BackendChoice::Auto => Some(Backend::detect()),
-            BackendChoice::Scalar => Some(Backend::SCALAR),
-            BackendChoice::Avx2 => Backend::avx2(),
-        };
-        let Some(backend) = backend else {
-            let names: Vec<_> = Backend::available().map(Backend::name).collect();
-            let names = names.join(", ");
-            return Err(UsageError(format!("--backend avx2: this machine has {names}")).into());
-        };
+        let backend = self.backend.backend()?;
         let loaded = crate::model::load(&self.model, self.seed)?;
         Ok(Session { loaded, threads, backend })
     }

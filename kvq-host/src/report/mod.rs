@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 pub use filling::{GrowthPoint, QuarterRecord, TierMapRecord, TierUseRecord};
 pub use machine::{Machine, peak_rss_bytes};
 pub use policy::PolicyRecord;
-pub use run::Run;
+pub use run::{NeedleRecord, Run};
 
 use crate::model::{LanguageModel, ModelInfo};
 

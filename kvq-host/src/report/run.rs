@@ -7,6 +7,18 @@ use crate::eval::{Quality, Scored};
 use crate::kv_store::KvBytes;
 use crate::measure::{CacheChoice, Held, Measured};
 
+/// Facts at one depth of a text, asked for at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct NeedleRecord {
+    /// Depth, percent of the text before the fact.
+    pub depth_pct: usize,
+    /// Facts asked for.
+    pub trials: usize,
+    /// Facts found again.
+    pub retrieved: usize,
+}
+
 /// One cache's figures; `None` (`null`) is what was not measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -71,6 +83,10 @@ pub struct Run {
     pub recall_kld_mean: Option<f64>,
     /// Its standard error over windows, nats.
     pub recall_kld_mean_standard_error: Option<f64>,
+    /// `‖attention − attention of dense-f32‖ / ‖attention of dense-f32‖` on synthetic queries; null elsewhere.
+    pub attention_error: Option<f64>,
+    /// Facts found again, by their depth; null where none was asked for.
+    pub needle: Option<Vec<NeedleRecord>>,
     /// Bytes held while the cache filled, by length; null where that was not watched.
     pub growth: Option<Vec<GrowthPoint>>,
     /// Tokens by tier at `context_tokens`; null for a dense cache.

@@ -32,7 +32,7 @@ const fn detail(above: &'static str, below: &'static str, cell: fn(&Run) -> Opti
     Column { heading: [above, below], is_detail: true, cell }
 }
 
-const COLUMNS: [Column; 15] = [
+const COLUMNS: [Column; 16] = [
     column(CONTEXT, "tokens", |run| Some(run.context_tokens.to_string())),
     column("KV cache", "bytes", |run| Some(bytes(run.kv_bytes))),
     column("compression", "vs fp16", |run| Some(format!("{:.2}x", run.compression_vs_fp16))),
@@ -48,6 +48,7 @@ const COLUMNS: [Column; 15] = [
     detail("KL div.", "p99", |run| run.kld_p99.map(small)),
     column("same top", "token", |run| run.top1_agreement_pct.map(|x| format!("{x:.1}%"))),
     column("recall", "KL div.", |run| run.recall_kld_mean.map(small)),
+    column("attention", "error", |run| run.attention_error.map(small)),
 ];
 
 /// Columns that at least one run has a figure for.
@@ -99,6 +100,18 @@ pub fn quarter_cells(runs: &[Run]) -> ([&'static str; 7], Vec<Vec<String>>) {
         }
     }
     (headings, rows)
+}
+
+/// Facts found again by depth, for people; nothing where none was asked for.
+pub fn needle_table(runs: &[Run]) -> String {
+    let Some(depths) = runs.iter().find_map(|run| run.needle.as_ref()) else { return String::new() };
+    let headings = depths.iter().map(|needle| format!("at {} %", needle.depth_pct));
+    let rows = runs.iter().filter_map(|run| {
+        let cells =
+            run.needle.as_ref()?.iter().map(|needle| format!("{}/{}", needle.retrieved, needle.trials));
+        Some(std::iter::once(run.name.clone()).chain(cells).collect())
+    });
+    with_headings(std::iter::once("fact found".to_owned()).chain(headings).collect(), rows.collect())
 }
 
 /// A tier map in a few words: `8b:4 3b:900 4b:80 8b:64 / …`, keys before the stroke.
@@ -179,6 +192,9 @@ pub fn legend(runs: &[Run], detail: Detail) -> String {
     }
     if runs.iter().any(|run| run.recall_kld_mean.is_some()) {
         parts.push("recall: on repeats of a passage from more than half a context earlier");
+    }
+    if runs.iter().any(|run| run.attention_error.is_some()) {
+        parts.push("attention error: norm of the difference to dense-f32 / norm of dense-f32");
     }
     parts.join(";\n") + "."
 }
