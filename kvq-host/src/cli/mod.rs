@@ -16,6 +16,7 @@ mod shared;
 mod synth;
 mod text;
 mod threads;
+mod validate;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -48,6 +49,8 @@ enum Verb {
     Export(export::Args),
     /// Quality of caches on a text, against the dense f32 cache.
     Eval(eval::Args),
+    /// Check bytes, quality, speed, memory and integration against limits.
+    Validate(validate::Args),
     /// Bytes and attention error on synthetic keys and values.
     Synth(synth::Args),
     /// Tokens that a budget of bytes holds, bytes that a context needs.
@@ -72,6 +75,7 @@ impl Cli {
             Some(Verb::Generate(args)) => generate::run(args),
             Some(Verb::Export(args)) => export::run(args),
             Some(Verb::Eval(args)) => eval::run(args),
+            Some(Verb::Validate(args)) => validate::run(args),
             Some(Verb::Synth(args)) => synth::run(args),
             Some(Verb::Plan(args)) => plan::run(args),
             Some(Verb::Inspect(args)) => inspect::run(args),
