@@ -182,3 +182,21 @@ fn a_report_compares_records_and_refuses_others() {
     let unwritable = kvq(&["report", &a, "--html", "/no/such/folder/page.html"]);
     assert!(String::from_utf8_lossy(&unwritable.stderr).contains("--html /no/such"));
 }
+
+#[test]
+fn facts_are_asked_for_at_every_depth() {
+    let record = scratch("needle.json");
+    let text = success(&["eval", "--context", "200", "--needle", "2", "--policy", "8bit", "--json", &record]);
+    assert!(text.contains("fact found") && text.contains("at 95 %"), "{text}");
+    for run in json(&record)["runs"].as_array().unwrap() {
+        let needle = run["needle"].as_array().unwrap();
+        let depths: Vec<_> = needle.iter().map(|needle| needle["depth_pct"].as_u64().unwrap()).collect();
+        assert_eq!(depths, [5, 25, 50, 75, 95]);
+        assert!(
+            needle.iter().all(|needle| needle["trials"] == 2 && needle["retrieved"].as_u64().unwrap() <= 2)
+        );
+    }
+    let output = kvq(&["eval", "--context", "40", "--needle", "1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--needle 1: a context of 40"));
+}

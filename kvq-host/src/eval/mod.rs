@@ -6,6 +6,7 @@
 //! run. All of them advance together, so that only a few hundred tokens' logits are in memory at a time.
 
 mod divergence;
+pub mod needle;
 mod reader;
 mod summary;
 mod window;
