@@ -65,7 +65,7 @@ pub struct Args {
           conflicts_with_all = ["model", "text", "windows", "recall"])]
     shape: Option<String>,
     /// Give each packed cache so many MiB at the start and no byte more; policies then have no ratio
-    /// [default policy: 4x].
+    /// [default policy: 6x, whose ladder goes furthest].
     #[arg(long, value_name = "MIB", value_parser = budget::mib)]
     budget_mib: Option<f64>,
     /// What those caches do when the bytes are used up.
@@ -89,7 +89,7 @@ struct QualityScores {
 /// [`UsageError`](super::UsageError), or a failure of the model, a cache or a file.
 pub fn run(args: &Args) -> Result<()> {
     let defaults = || match args.budget_mib {
-        Some(_) => vec!["4x".to_owned()],
+        Some(_) => vec!["6x".to_owned()],
         None => preset_names().map(str::to_owned).collect(),
     };
     let mut policies =

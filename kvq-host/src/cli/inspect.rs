@@ -43,15 +43,15 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&found)?);
         return Ok(());
     }
-    println!("{}", args.file.display());
-    for (key, value) in found.as_object().into_iter().flatten() {
+    println!("{}: {}", args.file.display(), found["kind"].as_str().unwrap_or_default());
+    for (key, value) in found.as_object().into_iter().flatten().filter(|(key, _)| *key != "kind") {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        println!("  {:<22} {text}", key.replace('_', " "));
+        println!("  {:<24} {text}", key.replace('_', " "));
     }
     Ok(())
 }
 
-/// What a file holds, as one flat object whose `kind` comes first.
+/// What a file holds, as one flat object with its `kind`.
 ///
 /// # Errors
 /// As [`run`].

@@ -15,7 +15,10 @@ const DEFAULT_CONTEXT: usize = 1024;
 
 /// Flags of `validate`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Example: kvq validate --policy 4x --max-kld 0.01\n\nExit code 1 if any line failed.")]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Example: kvq validate --policy 4x --max-kld 0.01\n\nExit code 1 if any line failed."
+)]
 pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
