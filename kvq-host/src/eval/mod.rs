@@ -1,11 +1,12 @@
 //! Quality: each cache against the dense f32 cache of the same weights, on real text.
 //!
 //! Teacher-forced: the text itself is fed, and at every scored position the distributions over the next
-//! token are compared. The figures come from the real stores. Each cache reads the text in chunks as long as
-//! it allows, so that each query sees what it would see when generating, whatever other caches are in the
-//! run. All of them advance together, so that only a few hundred tokens' logits are in memory at a time.
+//! token are compared. The figures come from the real stores: each query sees what it would see when
+//! generating, whatever other caches are in the run. All caches advance together, so that only a few hundred
+//! tokens' logits are in memory at a time.
 
 mod divergence;
+pub mod needle;
 mod reader;
 mod summary;
 mod window;
@@ -20,8 +21,7 @@ pub use divergence::{Divergence, Reference, argmax};
 pub use summary::{Estimate, Quality, WindowScore, median, percentile};
 pub use window::{Window, plain, recall};
 
-use crate::kv_store::KvBytes;
-use crate::measure::CacheChoice;
+use crate::measure::{CacheChoice, Held};
 use crate::model::LanguageModel;
 use reader::{Reader, Rows};
 
@@ -34,10 +34,8 @@ const STEP_TOKENS: usize = 128;
 pub struct Scored {
     /// One score per window.
     pub windows: Vec<WindowScore>,
-    /// Bytes held at the end of the last window.
-    pub bytes: KvBytes,
-    /// Tokens held there.
-    pub tokens_held: usize,
+    /// What was held after each chunk of the last window.
+    pub held: Vec<Held>,
 }
 
 /// Scores every cache on every window; the results are in the order of `caches`. `on_tokens` hears how many
@@ -64,10 +62,8 @@ pub fn run(
         }
         let scores = score_window(model, window, &mut reference, &mut readers, on_tokens)?;
         for ((scored, score), reader) in scored.iter_mut().zip(scores).zip(&readers) {
-            let store = &reader.as_ref().unwrap_or(&reference).store;
             scored.windows.push(score);
-            scored.bytes = store.memory();
-            scored.tokens_held = store.len();
+            scored.held.clone_from(&reader.as_ref().unwrap_or(&reference).held);
         }
     }
     Ok(scored)

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::Window;
 use crate::kv_store::KvStore;
+use crate::measure::Held;
 use crate::model::{LanguageModel, Logits};
 
 /// A cache that reads a window, and the logits that wait for their comparison.
@@ -12,6 +13,8 @@ pub(super) struct Reader {
     pub store: Box<dyn KvStore>,
     /// What was read and not yet forgotten.
     pub rows: Rows,
+    /// What the cache held after each step.
+    pub held: Vec<Held>,
 }
 
 /// Logits of consecutive positions.
@@ -27,7 +30,7 @@ pub(super) struct Rows {
 impl Reader {
     /// Before the first token.
     pub fn new(store: Box<dyn KvStore>) -> Self {
-        Self { store, rows: Rows::default() }
+        Self { store, rows: Rows::default(), held: Vec::new() }
     }
 
     /// Reads on until the positions before `goal` have been seen.
@@ -52,6 +55,7 @@ impl Reader {
             ensure!(rows.len() == n * self.rows.vocab_size, "{} logits for {n} tokens", rows.len());
             self.rows.push(pos, rows);
         }
+        self.held.push(Held::of(&*self.store));
         on_tokens(n);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 pub mod candle;
 pub mod dense;
+pub mod fixed;
 pub mod packed;
 mod stretch;
 
@@ -9,6 +10,7 @@ use anyhow::Result;
 use kvq_codec::KvShape;
 
 pub use stretch::{NewTokens, append_and_attend};
+use crate::measure::TierMap;
 
 /// Keys and values of one sequence, and attention over them.
 ///
@@ -64,6 +66,11 @@ pub trait KvStore: Send {
 
     /// This store as a packed one, if it is: only those can be saved.
     fn packed(&self) -> Option<&packed::PackedStore> {
+        None
+    }
+
+    /// Tokens by tier; none for a store without tiers.
+    fn tier_map(&self) -> Option<TierMap> {
         None
     }
 }

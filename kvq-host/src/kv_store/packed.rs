@@ -1,10 +1,13 @@
 //! The packed store: `kvq_codec`'s cache in memory that grows with the context.
 
+use std::any::Any;
+
 use anyhow::{Result, anyhow, ensure};
 use kvq_codec::{Backend, Cache, KvShape, MemoryReport, Policy, Storage};
 use rayon::prelude::*;
 
 use super::{KvBytes, KvStore};
+use crate::measure::TierMap;
 
 /// Heads are attended in parallel from this many query-token pairs on; below, threads cost more than they save.
 const PARALLEL_PAIRS: usize = 16_384;
@@ -33,8 +36,8 @@ impl Storage for GrowingMemory {
 
 /// Packed keys and values of one sequence.
 #[derive(Debug)]
-pub struct PackedStore {
-    cache: Cache<GrowingMemory>,
+pub struct PackedStore<M = GrowingMemory> {
+    pub(super) cache: Cache<M>,
 }
 
 impl PackedStore {
@@ -48,8 +51,11 @@ impl PackedStore {
         Ok(Self { cache })
     }
 
+}
+
+impl<M: Storage + Sync> PackedStore<M> {
     /// The codec's cache.
-    pub const fn cache(&self) -> &Cache<GrowingMemory> {
+    pub const fn cache(&self) -> &Cache<M> {
         &self.cache
     }
 
@@ -73,7 +79,7 @@ impl PackedStore {
             "query and output shapes differ"
         );
         if shape.n_kv_heads == 1
-            || n_queries * self.len() < PARALLEL_PAIRS
+            || n_queries * self.cache.len() < PARALLEL_PAIRS
             || rayon::current_num_threads() == 1
         {
             let result = self.cache.attend_within(layer, n_tokens, window_len, q, out);
@@ -97,7 +103,7 @@ impl PackedStore {
     }
 }
 
-impl KvStore for PackedStore {
+impl<M: Storage + Send + Sync + 'static> KvStore for PackedStore<M> {
     fn shape(&self) -> KvShape {
         self.cache.shape()
     }
@@ -138,7 +144,11 @@ impl KvStore for PackedStore {
     }
 
     fn packed(&self) -> Option<&PackedStore> {
-        Some(self)
+        (self as &dyn Any).downcast_ref()
+    }
+
+    fn tier_map(&self) -> Option<TierMap> {
+        Some(TierMap::of(&self.cache))
     }
 }
 

@@ -22,7 +22,7 @@ use kvq_codec::KvShape;
 
 use crate::kv_store::KvStore;
 pub use chat::{ChatTemplate, Message};
-pub use generate::{GenerateOptions, Generation, Generator, StopReason, generate, prefill};
+pub use generate::{GenerateOptions, Generation, Generator, StopReason, generate, prefill, prefill_observed};
 pub use image::export;
 pub use llama::Llama;
 pub use load::{LoadedModel, ModelInfo, load, load_weights};
