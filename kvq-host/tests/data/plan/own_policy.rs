@@ -13,8 +13,8 @@ pub const SHAPE: KvShape = KvShape::new(3, 4, 32);
 /// `long-values` within the bytes of its buffer.
 pub const POLICY: Policy = Policy {
     n_sink: 4,
-    recent_len: 32,
-    span_len: 32,
+    recent_len: 16,
+    span_len: 64,
     key_tiers: [
         Some(
             Tier {
@@ -71,9 +71,9 @@ pub const POLICY: Policy = Policy {
 };
 
 /// Bytes of the cache's buffer.
-pub const CACHE_BYTES: usize = 200360;
+pub const CACHE_BYTES: usize = 203332;
 
 /// Tokens that are sure to fit.
-pub const CONTEXT_TOKENS: usize = 512;
+pub const CONTEXT_TOKENS: usize = 516;
 
 const _: () = assert!(matches!(capacity_tokens(SHAPE, POLICY, CACHE_BYTES), Ok(CONTEXT_TOKENS)));
