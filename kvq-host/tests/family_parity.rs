@@ -1,4 +1,4 @@
-//! Qwen2, Qwen3 and Gemma 3 against the reference implementation, and their GGUF form against the checkpoint.
+//! Llama 3, Qwen2, Qwen3 and Gemma 3 against the reference implementation, and their GGUF form against the checkpoint.
 
 mod common;
 
@@ -15,7 +15,7 @@ use kvq_host::kv_store::dense::DenseF32;
 use kvq_host::kv_store::packed::PackedStore;
 use kvq_host::model::{LanguageModel, Llama, Logits, load_weights};
 
-const FIXTURES: [&str; 3] = ["qwen2-random", "qwen3-random", "gemma3-random"];
+const FIXTURES: [&str; 4] = ["llama3-random", "qwen2-random", "qwen3-random", "gemma3-random"];
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Activation, Llama, LlamaConfig, Part, Parts, Sliding};
 use crate::model::ModelConfig;
 use crate::model::linear::Linear;
-use crate::model::rope::Pairing;
+use crate::model::rope::{Pairing, Scaling};
 use crate::model::weights::{Checkpoint, Source};
 
 /// The parts of config.json that this code reads or has to refuse.
@@ -58,18 +58,34 @@ struct RopeParameters {
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
 }
 
 impl RopeParameters {
-    /// What positions are divided by.
-    ///
     /// # Errors
-    /// A scaling that is not computed.
-    fn stretch(&self) -> Result<f64> {
-        match self.rope_type.as_deref().unwrap_or("default") {
-            "default" => Ok(1.0),
-            "linear" => self.factor.context("rope scaling `linear` without a factor"),
-            other => bail!("rope scaling `{other}` is not computed: plain and `linear` rotary positions are"),
+    /// A scaling that is not computed, or one without its figures.
+    fn scaling(&self) -> Result<Scaling> {
+        let kind = self.rope_type.as_deref().unwrap_or("default");
+        let figure = |figure: Option<f64>, name: &str| {
+            figure.with_context(|| format!("rope scaling `{kind}` without {name}"))
+        };
+        match kind {
+            "default" => Ok(Scaling::None),
+            "linear" => Ok(Scaling::Linear(figure(self.factor, "a factor")?)),
+            "llama3" => Ok(Scaling::Llama3 {
+                factor: figure(self.factor, "a factor")?,
+                turns: (
+                    figure(self.low_freq_factor, "low_freq_factor")?,
+                    figure(self.high_freq_factor, "high_freq_factor")?,
+                ),
+                original_context: figure(
+                    self.original_max_position_embeddings,
+                    "original_max_position_embeddings",
+                )?,
+            }),
+            other => bail!("rope scaling `{other}` is not computed: default, linear and llama3 are"),
         }
     }
 }
@@ -107,7 +123,7 @@ impl FileConfig {
             partial.is_none_or(|factor| factor == 1.0),
             "rotation of a part of each head is not computed"
         );
-        ensure!(local.stretch()? == 1.0, "rope scaling of layers with a window is not computed");
+        ensure!(local.scaling()? == Scaling::None, "rope scaling of layers with a window is not computed");
         ensure!(self.num_attention_heads > 0, "a configuration without heads");
         let head_dim = self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads);
         let query_scale = self.query_pre_attn_scalar.map_or(1.0, |scalar| (head_dim as f64 / scalar).sqrt());
@@ -125,10 +141,7 @@ impl FileConfig {
             feed_forward_size: self.intermediate_size,
             rms_norm_epsilon: self.rms_norm_eps,
             rope_base: self.rope_theta.or(full.rope_theta).unwrap_or(10_000.0),
-            rope_factor: match &self.rope_scaling {
-                Some(scaling) => scaling.stretch()?,
-                None => full.stretch()?,
-            },
+            rope_scaling: self.rope_scaling.as_ref().unwrap_or(&full).scaling()?,
             rope_dims: head_dim,
             rope_pairing: Pairing::Halves,
             sliding: self.sliding(local.rope_theta.or(self.rope_local_base_freq).unwrap_or(10_000.0))?,
@@ -291,7 +304,7 @@ mod tests {
     #[test]
     fn variants_that_would_be_computed_wrongly_are_refused() {
         for (extra, word) in [
-            (r#", "rope_scaling": {"rope_type": "llama3", "factor": 8.0}"#, "llama3"),
+            (r#", "rope_scaling": {"rope_type": "llama3", "factor": 8.0}"#, "low_freq_factor"),
             (r#", "rope_scaling": {"type": "linear"}"#, "factor"),
             (r#", "final_logit_softcapping": 30.0"#, "soft caps"),
             (r#", "model_type": "gemma2""#, "gemma2"),
@@ -305,7 +318,7 @@ mod tests {
         }
         assert!(config_with(r#", "sliding_window": 4096, "use_sliding_window": false"#).is_ok());
         let stretched = config_with(r#", "rope_scaling": {"type": "linear", "factor": 2.0}"#).unwrap();
-        assert_eq!(stretched.rope_factor, 2.0);
+        assert_eq!(stretched.rope_scaling, Scaling::Linear(2.0));
         assert!(config_with(r#", "sliding_window": null, "rope_scaling": null"#).is_ok());
     }
 }

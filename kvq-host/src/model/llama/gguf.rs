@@ -16,7 +16,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use super::{Activation, Llama, LlamaConfig, Part, Parts, Sliding};
 use crate::model::ModelConfig;
 use crate::model::linear::Linear;
-use crate::model::rope::Pairing;
+use crate::model::rope::{Pairing, Scaling};
 
 /// Types that candle-core multiplies with vector instructions on x86-64, or that [`Linear`] keeps as f32.
 const fn is_fast(dtype: GgmlDType) -> bool {
@@ -133,6 +133,9 @@ impl<R: Read + Seek> Parts for Tensors<'_, R> {
     }
 }
 
+/// What each frequency of the rotary positions is divided by, in Llama 3.1 and later.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+
 /// Metadata of one architecture.
 struct Metadata<'a> {
     content: &'a Content,
@@ -169,15 +172,16 @@ impl Metadata<'_> {
         self.get(key).map(|value| Ok(f64::from(value.to_f32()?))).transpose()
     }
 
-    /// What positions are divided by.
-    fn rope_factor(&self) -> Result<f64> {
+    /// Without the frequency factors, which are a tensor.
+    fn rope_scaling(&self) -> Result<Scaling> {
         match self.get("rope.scaling.type").and_then(|kind| kind.to_string().ok()).map(String::as_str) {
-            None | Some("none") => Ok(1.0),
+            None | Some("none") => Ok(Scaling::None),
             Some("linear") => {
-                self.number("rope.scaling.factor")?.context("rope scaling `linear` without a factor")
+                let factor = self.number("rope.scaling.factor")?;
+                Ok(Scaling::Linear(factor.context("rope scaling `linear` without a factor")?))
             }
             Some(other) => {
-                bail!("rope scaling `{other}` is not computed: plain and `linear` rotary positions are")
+                bail!("rope scaling `{other}` is not computed: none, linear and frequency factors are")
             }
         }
     }
@@ -194,9 +198,6 @@ impl Metadata<'_> {
     fn refuse_what_is_not_computed(&self) -> Result<()> {
         if let Some(factor) = self.get("rope.scale_linear").and_then(|factor| factor.to_f32().ok()) {
             ensure!(factor == 1.0, "rope scaling by {factor} is not computed");
-        }
-        if self.content.tensor_infos.contains_key("rope_freqs.weight") {
-            bail!("rope scaling by frequency factors (Llama 3.1 and later) is not computed");
         }
         if self.get("attention.sliding_window_pattern").is_some() {
             bail!("a pattern of windows that the file states itself is not computed");
@@ -234,7 +235,7 @@ impl Metadata<'_> {
                 .context("no metadata on the epsilon of the norms")?
                 .to_f32()?,
             rope_base: self.number("rope.freq_base")?.unwrap_or(10_000.0),
-            rope_factor: self.rope_factor()?,
+            rope_scaling: self.rope_scaling()?,
             rope_dims: self.size("rope.dimension_count")?.unwrap_or(head_dim),
             // Conversion permutes the rows of Llama's queries and keys, and of no other architecture's.
             rope_pairing: if self.architecture == "llama" { Pairing::Adjacent } else { Pairing::Halves },
@@ -255,7 +256,7 @@ impl Llama {
     ///
     /// # Errors
     /// Another architecture, a variant that this code does not compute (rotary positions scaled otherwise than
-    /// linearly, other windows than Gemma's, experts), or tensors that are missing or of the wrong shape.
+    /// linearly or by frequency factors, other windows than Gemma's, experts), or tensors that are missing or of the wrong shape.
     pub fn from_gguf(content: &Content, reader: &mut (impl Read + Seek)) -> Result<(Self, Vec<String>)> {
         let architecture =
             content.metadata.get("general.architecture").context("no metadata on the architecture")?;
@@ -264,8 +265,13 @@ impl Llama {
             matches!(architecture, "llama" | "qwen2" | "qwen3" | "gemma3"),
             "architecture `{architecture}`: llama, qwen2, qwen3 and gemma3 are known in GGUF files"
         );
-        let config = Metadata { content, architecture }.config()?;
+        let mut config = Metadata { content, architecture }.config()?;
         let mut tensors = Tensors { content, reader, re_encoded: BTreeMap::new() };
+        if tensors.has_tensor(ROPE_FACTORS) {
+            ensure!(config.rope_scaling == Scaling::None, "two rope scalings: metadata and `{ROPE_FACTORS}`");
+            let factors = tensors.vector(ROPE_FACTORS, config.rope_dims / 2)?;
+            config.rope_scaling = Scaling::Divisors(factors.into_iter().map(f64::from).collect());
+        }
         let model = Self::build(config, &mut tensors)?;
         Ok((model, tensors.notes()))
     }

@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
 use super::linear::Linear;
-use super::rope::{Pairing, Rope};
+use super::rope::{Pairing, Rope, Scaling};
 use super::{LanguageModel, Logits, ModelConfig, forward, math};
 use crate::kv_store::{KvStore, NewTokens, append_and_attend};
 
@@ -27,8 +27,7 @@ struct LlamaConfig {
     feed_forward_size: usize,
     rms_norm_epsilon: f32,
     rope_base: f64,
-    /// What positions are divided by.
-    rope_factor: f64,
+    rope_scaling: Scaling,
     /// Values of each head that are rotated.
     rope_dims: usize,
     rope_pairing: Pairing,
@@ -76,11 +75,7 @@ impl LlamaConfig {
             "rotation of {} of {head_dim} values",
             self.rope_dims
         );
-        ensure!(
-            self.rope_factor.is_finite() && self.rope_factor > 0.0,
-            "positions divided by {}",
-            self.rope_factor
-        );
+        self.rope_scaling.check(self.rope_dims)?;
         if let Some(sliding) = &self.sliding {
             ensure!(
                 sliding.layers.len() == n_layers && sliding.window_len > 0,
@@ -191,7 +186,7 @@ impl Llama {
         let (embeddings, final_norm, head) = parts.ends(&config.model)?;
         let rope = |base: f64| Rope::new(config.rope_pairing, config.rope_dims, base);
         let sliding_rope = config.sliding.as_ref().map(|sliding| rope(sliding.rope_base));
-        let rope = rope(config.rope_base).stretched(config.rope_factor);
+        let rope = rope(config.rope_base).scaled(&config.rope_scaling);
         Ok(Self { config, rope, sliding_rope, embeddings, blocks, final_norm, head })
     }
 }
