@@ -91,7 +91,8 @@ fn images_and_weights_are_told_by_their_first_bytes() {
 #[test]
 fn models_lists_what_is_known_and_what_is_here() {
     let text = String::from_utf8(kvq(&["models"]).stdout).unwrap();
-    for expected in ["builtin", "in this program", "distilbert/distilgpt2", "cargo xtask fetch-model", "GGUF"]
+    for expected in
+        ["builtin", "in this program", "distilbert/distilgpt2", "cargo xtask fetch-model", ".gguf"]
     {
         assert!(text.contains(expected), "{expected} in\n{text}");
     }
@@ -112,5 +113,5 @@ fn models_lists_what_is_known_and_what_is_here() {
     assert_eq!(entry("gpt2")["path"], "models/gpt2");
     assert_eq!(entry("gpt2")["file_bytes"], 2);
     assert!(entry("gpt2-medium")["path"].is_null());
-    assert!(entry("builtin")["fetched_by"].is_null());
+    assert!(entry("builtin")["repository"].is_null());
 }

@@ -7,7 +7,11 @@ use std::process::{Command, Output};
 
 const REPOSITORY: &str = "kvq-test/stories";
 
-/// Serves the built-in model's files as `REPOSITORY`. With `broken`, the first request for the body of that
+/// The same files for those who show [`TOKEN`].
+const GATED: &str = "kvq-test/gated-stories";
+const TOKEN: &str = "hf_secret";
+
+/// Serves the built-in model's files as `REPOSITORY` and `GATED`. With `broken`, the first request for the body of that
 /// file ends in its middle.
 fn serve(broken: Option<&'static str>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -25,14 +29,21 @@ fn answer(mut stream: TcpStream, broken: Option<&str>) -> Option<()> {
     let request = lines.next()?.ok()?;
     let mut first = 0;
     let mut last = None;
+    let mut is_known = false;
     for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
         if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
             let (from, to) = range.split_once('-')?;
             (first, last) = (from.parse::<usize>().ok()?, to.parse::<usize>().ok());
         }
+        is_known |= line.to_lowercase() == format!("authorization: bearer {TOKEN}");
     }
     let path = request.split(' ').nth(1)?;
-    let name = path.strip_prefix(&format!("/{REPOSITORY}/resolve/main/"));
+    let gated = path.strip_prefix(&format!("/{GATED}/resolve/main/"));
+    if gated.is_some() && !is_known {
+        let refusal = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        return stream.write_all(refusal).ok();
+    }
+    let name = path.strip_prefix(&format!("/{REPOSITORY}/resolve/main/")).or(gated);
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/builtin");
     let Some(bytes) = name.and_then(|name| std::fs::read(assets.join(name)).ok()) else {
         return stream
@@ -54,7 +65,12 @@ fn answer(mut stream: TcpStream, broken: Option<&str>) -> Option<()> {
 }
 
 fn generate(endpoint: &str, home: &Path, model: &str) -> Output {
+    generate_with(endpoint, home, model, "")
+}
+
+fn generate_with(endpoint: &str, home: &Path, model: &str, token: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kvq"))
+        .env("HF_TOKEN", token)
         .args(["generate", "--prompt", "One day, a", "--new-tokens", "12", "--model", model])
         .args(["--json", &home.join("record.json").display().to_string()])
         .env("HF_ENDPOINT", endpoint)
@@ -129,4 +145,15 @@ fn without_a_hub_or_a_repository_the_error_says_what_to_do() {
             assert!(error.contains(part), "no '{part}' in {error}");
         }
     }
+}
+
+#[test]
+fn a_repository_behind_a_licence_is_fetched_with_a_token() {
+    let home = tempfile::tempdir().unwrap();
+    let endpoint = serve(None);
+    let refused = generate(&endpoint, home.path(), GATED);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("401"), "{refused:?}");
+    let output = generate_with(&endpoint, home.path(), GATED, TOKEN);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -9,9 +9,13 @@ use crate::model::registry::{self, KNOWN, Known, Location};
 use crate::report::table::{bytes, with_headings};
 
 /// What the model code computes.
-const SUPPORTED: &str = "Any other model of these families: --model with a folder (config.json, tokenizer.json, \
-    safetensors files), with a .gguf file, or with organisation/name on the Hugging Face hub, which is fetched when \
-    it is first used.\nGPT-2 family: from such a folder. Llama family: from such a folder, or from GGUF.";
+const SUPPORTED: &str = "\
+A model that is not here is fetched from its repository on the Hugging Face hub when it is first used (smollm2-135m \
+also by `cargo xtask fetch-model smollm2-135m`, without the hub). Meta's and Google's ask for an account's token \
+there: HF_TOKEN.
+
+Any other model of the families GPT-2, Llama, Qwen2, Qwen3 and Gemma 3: --model with a folder (config.json, \
+tokenizer.json, safetensors files), with organisation/name on the hub, or, but for GPT-2, with a .gguf file.";
 
 /// Flags of `models`.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,13 +30,16 @@ pub struct Args {
 #[derive(Serialize)]
 struct Entry {
     name: &'static str,
-    description: &'static str,
+    family: &'static str,
+    n_layers: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+    /// Its repository on the hub; null for the built-in model.
+    repository: Option<&'static str>,
     /// Where it is; null if it is not here.
     path: Option<String>,
     /// Bytes of its files; null if it is not here, or inside this program.
     file_bytes: Option<u64>,
-    /// How it gets here; null for the built-in one.
-    fetched_by: Option<String>,
 }
 
 /// Runs the verb.
@@ -47,17 +54,16 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let rows = entries.iter().map(|entry| {
         let size = entry.file_bytes.map(|n| format!(" ({})", bytes(n as usize))).unwrap_or_default();
-        let path = entry.path.as_deref().map_or("not here".to_owned(), |path| format!("{path}{size}"));
-        vec![entry.name.to_owned(), path, entry.fetched_by.clone().unwrap_or_else(|| "-".into())]
+        let place = match (&entry.path, entry.repository) {
+            (Some(path), _) => format!("{path}{size}"),
+            (None, repository) => format!("hub: {}", repository.unwrap_or("-")),
+        };
+        let figures = [entry.n_layers, entry.n_kv_heads, entry.head_dim].map(|n| n.to_string());
+        [entry.name, entry.family].map(str::to_owned).into_iter().chain(figures).chain([place]).collect()
     });
-    println!(
-        "{}",
-        with_headings(["model", "where", "how it gets here"].map(str::to_owned).to_vec(), rows.collect())
-    );
-    for entry in &entries {
-        println!("{}: {}", entry.name, entry.description);
-    }
-    println!("\n{SUPPORTED}");
+    let headings = ["model", "family", "layers", "KV heads", "head_dim", "where"].map(str::to_owned);
+    println!("{}", with_headings(headings.to_vec(), rows.collect()));
+    println!("{SUPPORTED}");
     Ok(())
 }
 
@@ -72,16 +78,17 @@ fn entry(known: &Known) -> Entry {
             None => (None, None),
         },
     };
-    let fetched_by = known.repository.map(|repository| {
-        let hub = format!("first use, from {repository}");
-        // The one model that xtask has a mirror for.
-        if known.name == "smollm2-135m" {
-            format!("cargo xtask fetch-model {}, or {hub}", known.name)
-        } else {
-            hub
-        }
-    });
-    Entry { name: known.name, description: known.description, path, file_bytes, fetched_by }
+    let Known { name, repository, family, kv_shape } = *known;
+    Entry {
+        name,
+        family,
+        n_layers: kv_shape.n_layers,
+        n_kv_heads: kv_shape.n_kv_heads,
+        head_dim: kv_shape.key_head_dim,
+        repository,
+        path,
+        file_bytes,
+    }
 }
 
 /// The folder in the local cache of the hub that holds the repository's files.

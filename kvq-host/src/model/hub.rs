@@ -33,7 +33,12 @@ pub(crate) fn fetch(repository: &str, name: &str) -> Result<Files> {
 }
 
 fn fetch_files(repository: &str) -> Result<Files> {
-    let api = ApiBuilder::from_env().with_progress(true).build()?;
+    let mut builder = ApiBuilder::from_env().with_progress(true);
+    // Repositories behind a licence want an account's token. The file that `hf auth login` leaves is read anyway.
+    if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
+        builder = builder.with_token(Some(token));
+    }
+    let api = builder.build()?;
     let repo = api.model(repository.into());
     let config = repo.get("config.json").context("config.json")?;
     let tokenizer = repo.get("tokenizer.json").context("tokenizer.json")?;

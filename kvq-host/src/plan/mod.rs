@@ -9,7 +9,7 @@ use kvq_codec::{Budget, COMPRESSION_FROM_TOKENS, KvShape, Policy, WhenFull, capa
 use serde::Serialize;
 
 pub use rust::rust_source;
-pub use shapes::{SHAPES, of_model, parse_shape};
+pub use shapes::{of_model, parse_shape};
 
 use crate::policy::NamedPolicy;
 

@@ -10,34 +10,17 @@ use serde_json::Value;
 
 use crate::model::registry::{self, Location};
 
-/// Published shapes: name, layers, KV heads, head_dim.
-pub const SHAPES: [(&str, KvShape); 13] = [
-    ("distilgpt2", KvShape::new(6, 12, 64)),
-    ("gpt2", KvShape::new(12, 12, 64)),
-    ("gpt2-medium", KvShape::new(24, 16, 64)),
-    ("smollm2-135m", KvShape::new(30, 3, 64)),
-    ("smollm2-360m", KvShape::new(32, 5, 64)),
-    ("smollm2-1.7b", KvShape::new(24, 32, 64)),
-    ("tinyllama-1.1b", KvShape::new(22, 4, 64)),
-    ("llama-3.2-1b", KvShape::new(16, 8, 64)),
-    ("llama-3.2-3b", KvShape::new(28, 8, 128)),
-    ("llama-3.1-8b", KvShape::new(32, 8, 128)),
-    ("qwen2.5-0.5b", KvShape::new(24, 2, 64)),
-    ("qwen3-0.6b", KvShape::new(28, 8, 128)),
-    ("gemma-3-270m", KvShape::new(18, 1, 256)),
-];
-
-/// A name of [`SHAPES`], or `layers,kv_heads,head_dim`.
+/// The name of a [known](registry::KNOWN) model, or `layers,kv_heads,head_dim`.
 ///
 /// # Errors
 /// Neither, or figures that the codec refuses.
 pub fn parse_shape(text: &str) -> Result<KvShape, String> {
-    if let Some((_, shape)) = SHAPES.iter().find(|(name, _)| *name == text) {
-        return Ok(*shape);
+    if let Some(known) = registry::KNOWN.iter().find(|known| known.name == text) {
+        return Ok(known.kv_shape);
     }
     let figures: Vec<usize> = text.split(',').map_while(|part| part.trim().parse().ok()).collect();
     let &[n_layers, n_kv_heads, head_dim] = &figures[..] else {
-        let names: Vec<&str> = SHAPES.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = registry::KNOWN.iter().map(|known| known.name).collect();
         return Err(format!("allowed are LAYERS,KV_HEADS,HEAD_DIM and {}", names.join(", ")));
     };
     let shape = KvShape::new(n_layers, n_kv_heads, head_dim);
@@ -117,9 +100,10 @@ mod tests {
             let error = parse_shape(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        for (name, shape) in SHAPES {
-            assert_eq!(shape.check(), Ok(()), "{name}");
+        for known in registry::KNOWN {
+            assert_eq!(known.kv_shape.check(), Ok(()), "{}", known.name);
         }
+        assert_eq!(of_model("builtin").unwrap(), registry::KNOWN[0].kv_shape);
     }
 
     #[test]
