@@ -9,6 +9,9 @@ use crate::model;
 
 /// Flags of `export`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Example: kvq export --out tiny.image && kvq generate --image tiny.image --new-tokens 20"
+)]
 pub struct Args {
     /// Model of the GPT-2 architecture (`builtin`, or a folder with config.json, tokenizer.json and safetensors
     /// files) or of the Llama architecture (a .bin file of llama2.c).

@@ -9,8 +9,8 @@ mod stretch;
 use anyhow::Result;
 use kvq_codec::KvShape;
 
-pub use stretch::{NewTokens, append_and_attend};
 use crate::measure::TierMap;
+pub use stretch::{NewTokens, append_and_attend};
 
 /// Keys and values of one sequence, and attention over them.
 ///

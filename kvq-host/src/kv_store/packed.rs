@@ -50,7 +50,6 @@ impl PackedStore {
             Cache::new(shape, policy, backend, GrowingMemory::default()).map_err(|e| anyhow!("{e}"))?;
         Ok(Self { cache })
     }
-
 }
 
 impl<M: Storage + Sync> PackedStore<M> {

@@ -58,7 +58,9 @@ impl CacheChoice {
             Self::DenseF32 => Box::new(DenseF32::new(shape)),
             Self::DenseF16 => Box::new(DenseF16::new(shape)),
             Self::Packed(policy) => Box::new(PackedStore::new(shape, policy.policy, backend)?),
-            Self::Fixed(policy, bytes) => Box::new(FixedStore::within(shape, policy.policy, backend, *bytes)?),
+            Self::Fixed(policy, bytes) => {
+                Box::new(FixedStore::within(shape, policy.policy, backend, *bytes)?)
+            }
         })
     }
 }

@@ -20,6 +20,10 @@ use sequence::{Answer, Sequence};
 
 /// Flags of `generate`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  kvq generate --prompt 'Once upon a time' --policy 5x --new-tokens 40\n  \
+                        kvq generate --chat --prompt 'Who are you?' --save-state talk.state"
+)]
 pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
