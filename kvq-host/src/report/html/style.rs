@@ -10,13 +10,13 @@ pub(super) const CSS: &str = r"
 --b8:#2f74b5;--b4:#4fa3dd;--b3:#8fc1e3;--b2:#e59866}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:1180px;margin:0 auto;padding:1rem}
+main{max-width:1248px;margin:0 auto;padding:1rem}
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1rem 0 .25rem}
 .summary{font-size:1.1rem;max-width:60rem}
 .note,figcaption{color:var(--soft);font-size:.85rem;max-width:60rem;overflow-wrap:anywhere}
 .wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+table{border-collapse:collapse;font-size:.84rem;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .45rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{vertical-align:bottom;font-weight:600;white-space:normal}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--bg)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:1rem;margin-top:1.5rem;align-items:start}
