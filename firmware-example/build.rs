@@ -71,7 +71,7 @@ fn run_model() {
         demo::Event::Hash(len, hash) => hashes.push((len, hash)),
     };
     let backend = kvq_codec::Backend::SCALAR;
-    demo::generate(image, backend, demo::PROMPT, n_new, buffers, observe, |_| {}).unwrap();
+    demo::generate(image, backend, demo::Request::of_firmware(n_new), buffers, observe, |_| {}).unwrap();
     let expected = format!(
         "const TOKENS: [u32; {n_new}] = {tokens:?};\nconst HASHES: [(usize, u64); {}] = {hashes:?};\n",
         hashes.len()

@@ -141,13 +141,16 @@ impl Policy {
     };
 
     /// `4x`: at most a quarter of fp16's bytes from 1,024 tokens on.
+    ///
+    /// Spans of 64 cost a quarter less time per token than spans of 32, and young values keep scalar codes:
+    /// there a trellis lowers KL divergence by less than it costs (`docs/NUMERICS.md`).
     pub const FOUR_X: Self = Self {
         n_sink: 4,
-        recent_len: 32,
-        span_len: 32,
+        recent_len: 16,
+        span_len: 64,
         key_tiers: tiers([Tier::first(Layout::T4), Tier::under_pressure(Layout::T3)]),
         value_tiers: tiers([
-            Tier::first(Layout::T4),
+            Tier::first(Layout::S4),
             Tier::under_pressure(Layout::T3),
             Tier::under_pressure(Layout::T2),
         ]),
@@ -162,7 +165,11 @@ impl Policy {
 
     /// `6x`: at most a sixth of fp16's bytes from 1,024 tokens on; old keys may fall to 2 bits, which
     /// costs recall of old tokens far more than perplexity shows.
+    ///
+    /// Spans are short again: a longer recent window would not leave a sixth for the rest at 1,024 tokens.
     pub const SIX_X: Self = Self {
+        recent_len: 32,
+        span_len: 32,
         key_tiers: tiers([
             Tier::first(Layout::T4),
             Tier::under_pressure(Layout::T3),

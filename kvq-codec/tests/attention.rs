@@ -87,6 +87,39 @@ fn query_groups_and_span_lengths_agree_with_the_reference() {
     }
 }
 
+/// A window that is asked for hides what a policy's window hides, and the shorter one of both counts.
+#[test]
+fn windows_of_a_call_are_those_of_a_policy() {
+    let (n, group) = (200, 2);
+    let sequence = Sequence::new(KvShape::new(1, 3, 32), n, 8);
+    let windowed = |window_len| {
+        // A capture of parts of a policy breaks rustc 1.95.
+        let policy = Policy { window_len, ..aged(&[Layout::Q8, Layout::T4], 16, 16) };
+        filled(&sequence, policy, Backend::detect())
+    };
+    let q = queries(sequence.shape, 3 * group, 3, 4);
+    let attend = |cache: &Cache<Growing>, window: usize| {
+        let mut out = vec![f32::NAN; q.len()];
+        cache.attend_within(0, 3, window, &q, &mut out).unwrap();
+        out
+    };
+    let (all, narrow) = (windowed(0), windowed(50));
+    let whole = attend(&all, 0);
+    for window in [1, 2, 16, 49, 50, 77, 197] {
+        let out = attend(&all, window);
+        assert_eq!(out, attend(&windowed(window as u32), 0), "{window}");
+        assert_eq!(attend(&narrow, window), attend(&all, window.min(50)), "{window}");
+        assert_ne!(out, whole, "{window}");
+        for (row, got) in out.chunks_exact(32).enumerate() {
+            let to = n - 2 + row % 3;
+            let query = &q[row * 32..][..32];
+            let expected = reference(&sequence, row / 3 / group, query, to.saturating_sub(window)..to);
+            assert!(relative_error(got, &expected) < 0.35, "{window} {row}");
+        }
+    }
+    assert_eq!(attend(&all, n), whole);
+}
+
 #[test]
 fn keys_and_values_may_differ_in_width() {
     for &(key_dim, value_dim) in unless_miri(&[(64, 128), (192, 128), (96, 64)][..], &[(12, 8)]) {

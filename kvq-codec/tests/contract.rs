@@ -172,7 +172,7 @@ fn without_demotion_the_tiers_under_pressure_are_not_used() {
     for layer in 0..2 {
         cache.append(layer, fewer, &sequence.slab(0, fewer, true), &sequence.slab(0, fewer, false)).unwrap();
         let map = cache.tier_map(layer, Side::Value).unwrap();
-        assert!(map.iter().all(|t| t.tokens == 0 || matches!(t.layout, Layout::Q8 | Layout::T4)), "{map:?}");
+        assert!(map.iter().all(|t| t.tokens == 0 || matches!(t.layout, Layout::Q8 | Layout::S4)), "{map:?}");
     }
 }
 

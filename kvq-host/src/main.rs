@@ -6,6 +6,7 @@ use clap::Parser;
 use kvq_host::cli::{Cli, UsageError};
 
 fn main() -> ExitCode {
+    sigpipe::reset();
     let cli = Cli::parse();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -41,8 +41,15 @@ impl Plane {
     }
 }
 
-/// Softmax attention, one query at a time, in f64. Shapes as in [`KvStore::attend`].
-fn reference(keys: &Plane, values: &Plane, n_heads: usize, n_tokens: usize, q: &[f32]) -> Vec<f32> {
+/// Softmax attention, one query at a time, in f64. Shapes as in [`KvStore::attend_within`].
+fn reference(
+    keys: &Plane,
+    values: &Plane,
+    n_heads: usize,
+    n_tokens: usize,
+    window_len: usize,
+    q: &[f32],
+) -> Vec<f32> {
     let len = keys.heads[0].len() / keys.dim;
     let group = n_heads / keys.heads.len();
     let mut out = Vec::new();
@@ -52,12 +59,14 @@ fn reference(keys: &Plane, values: &Plane, n_heads: usize, n_tokens: usize, q: &
             let dot: f64 = keys.row(head, pos).iter().zip(q).map(|(k, q)| *k as f64 * *q as f64).sum();
             dot / (keys.dim as f64).sqrt()
         };
-        let scores: Vec<f64> = (0..seen).map(score).collect();
+        let from = if window_len == 0 { 0 } else { seen.saturating_sub(window_len) };
+        let scores: Vec<f64> = (from..seen).map(score).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let total: f64 = weights.iter().sum();
         for column in 0..values.dim {
-            let sum: f64 = (0..seen).map(|pos| weights[pos] * values.row(head, pos)[column] as f64).sum();
+            let sum: f64 =
+                (from..seen).map(|pos| weights[pos - from] * values.row(head, pos)[column] as f64).sum();
             out.push((sum / total) as f32);
         }
     }
@@ -65,7 +74,7 @@ fn reference(keys: &Plane, values: &Plane, n_heads: usize, n_tokens: usize, q: &
 }
 
 /// Appends and attends in `chunks` and checks every output of every store: f32 and f16, both backends.
-fn check(shape: KvShape, group: usize, chunks: &[usize]) {
+fn check(shape: KvShape, group: usize, chunks: &[usize], windows: &[usize]) {
     let mut random = Random(7);
     let mut stores: [(Box<dyn KvStore>, f32, &str); 4] = [
         (Box::new(DenseF32::new(shape)), 5e-6, "f32"),
@@ -82,14 +91,21 @@ fn check(shape: KvShape, group: usize, chunks: &[usize]) {
         let q = random.fill(n_heads * n * shape.key_head_dim);
         keys.append(n, &k);
         values.append(n, &v);
-        let want = reference(&keys, &values, n_heads, n, &q);
-        for (store, bound, name) in &mut stores {
+        for (store, ..) in &mut stores {
             store.append(0, n, &k, &v).unwrap();
-            let mut out = vec![f32::NAN; want.len()];
-            store.attend(0, n, &q, &mut out).unwrap();
-            for (got, want) in out.iter().zip(&want) {
-                let error = (got - want).abs();
-                assert!(error < *bound, "{name}, {shape:?}, group {group}: {got} for {want}");
+        }
+        for window_len in windows {
+            let want = reference(&keys, &values, n_heads, n, *window_len, &q);
+            for (store, bound, name) in &mut stores {
+                let mut out = vec![f32::NAN; want.len()];
+                store.attend_within(0, n, *window_len, &q, &mut out).unwrap();
+                for (got, want) in out.iter().zip(&want) {
+                    let error = (got - want).abs();
+                    assert!(
+                        error < *bound,
+                        "{name}, {shape:?}, group {group}, window {window_len}: {got} for {want}"
+                    );
+                }
             }
         }
     }
@@ -102,19 +118,28 @@ const CHUNKS: [usize; 7] = [1, 7, 1, 40, BLOCK - 60, 15, 1];
 fn attention_is_right_for_every_head_width_and_group() {
     for head_dim in [8, 12, 16, 24, 32, 40, 64, 80, 96, 112, 128, 256] {
         for group in [1, 2, 3, 4, 7, 8] {
-            check(KvShape::new(1, 2, head_dim), group, &CHUNKS);
+            check(KvShape::new(1, 2, head_dim), group, &CHUNKS, &[0]);
         }
+    }
+}
+
+/// Windows of one token, inside a block, across its end, and longer than the sequence.
+#[test]
+fn windows_hide_what_is_older() {
+    for group in [1, 3] {
+        check(KvShape::new(1, 2, 32), group, &CHUNKS, &[1, 5, 64, BLOCK, BLOCK + 3, 10_000]);
+        check(KvShape::new(1, 2, 32), group, &[600, 1, 90], &[30, BLOCK + 1]);
     }
 }
 
 #[test]
 fn key_and_value_widths_may_differ() {
-    check(KvShape::new(1, 2, 64).with_value_head_dim(96), 3, &CHUNKS);
+    check(KvShape::new(1, 2, 64).with_value_head_dim(96), 3, &CHUNKS, &[0]);
 }
 
 #[test]
 fn long_contexts_run_in_parallel_and_stay_right() {
-    check(KvShape::new(1, 3, 64), 3, &[512, 512, 1, 3]);
+    check(KvShape::new(1, 3, 64), 3, &[512, 512, 1, 3], &[0]);
 }
 
 /// Both backends read the same stored bits, so they agree to float rounding for f16 too.

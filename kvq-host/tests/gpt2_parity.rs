@@ -64,9 +64,9 @@ fn a_receiver_can_stop_a_generation() {
     assert_eq!((stopped.tokens.len(), stopped.stop), (1, StopReason::Receiver));
 }
 
-/// A chunk limit changes how the prompt is cut, and nothing else.
+/// How far a store's stretches reach changes how attention is cut, and nothing else.
 #[test]
-fn prefill_respects_the_chunks_of_the_store() {
+fn prefill_respects_the_stretches_of_the_store() {
     struct Narrow(DenseF32);
     impl KvStore for Narrow {
         fn shape(&self) -> kvq_codec::KvShape {
@@ -75,21 +75,22 @@ fn prefill_respects_the_chunks_of_the_store() {
         fn len(&self) -> usize {
             self.0.len()
         }
-        fn max_chunk(&self) -> usize {
+        fn stretch(&self, _layer: usize) -> usize {
             3
         }
         fn append(&mut self, layer: usize, n_tokens: usize, k: &[f32], v: &[f32]) -> anyhow::Result<()> {
             assert!(n_tokens <= 3);
             self.0.append(layer, n_tokens, k, v)
         }
-        fn attend(
+        fn attend_within(
             &mut self,
             layer: usize,
             n_tokens: usize,
+            window_len: usize,
             q: &[f32],
             out: &mut [f32],
         ) -> anyhow::Result<()> {
-            self.0.attend(layer, n_tokens, q, out)
+            self.0.attend_within(layer, n_tokens, window_len, q, out)
         }
         fn trim(&mut self, len: usize) -> anyhow::Result<()> {
             self.0.trim(len)

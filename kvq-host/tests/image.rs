@@ -1,5 +1,9 @@
 //! Model images: what they hold is what the model is, and damaged ones are refused.
 
+#[path = "common/dense_context.rs"]
+mod dense_context;
+
+use dense_context::Dense;
 use kvq_codec::{Backend, KvCache, capacity_tokens};
 use kvq_host::eval::Reference;
 use kvq_host::kv_store::dense::DenseF32;
@@ -10,45 +14,6 @@ const TEXT: &str = include_str!("../assets/text/heldout-stories.txt");
 
 /// Full windows of the text that are scored.
 const N_WINDOWS: usize = 3;
-
-/// Keys and values in f32.
-struct Dense {
-    /// Per layer, `(len, width)`.
-    layers: Vec<(Vec<f32>, Vec<f32>)>,
-    width: usize,
-    head_dim: usize,
-}
-
-impl Context for Dense {
-    fn len(&self) -> usize {
-        self.layers[0].0.len() / self.width
-    }
-
-    fn append(&mut self, layer: usize, keys: &[f32], values: &[f32]) -> Result<(), Error> {
-        self.layers[layer].0.extend_from_slice(keys);
-        self.layers[layer].1.extend_from_slice(values);
-        Ok(())
-    }
-
-    fn attend(&self, layer: usize, queries: &[f32], out: &mut [f32]) -> Result<(), Error> {
-        let (keys, values) = &self.layers[layer];
-        let heads = queries.chunks(self.head_dim).zip(out.chunks_mut(self.head_dim));
-        for (head, (query, out)) in heads.enumerate() {
-            let part = |row: &[f32]| row[head * self.head_dim..][..self.head_dim].to_vec();
-            let score = |row| part(row).iter().zip(query).map(|(k, q)| k * q).sum::<f32>();
-            let root = (self.head_dim as f32).sqrt();
-            let scores: Vec<f32> = keys.chunks(self.width).map(|row| score(row) / root).collect();
-            let peak = scores.iter().fold(f32::NEG_INFINITY, |peak, s| peak.max(*s));
-            let weights: Vec<f32> = scores.iter().map(|s| (s - peak).exp()).collect();
-            let sum: f32 = weights.iter().sum();
-            out.fill(0.0);
-            for (row, weight) in values.chunks(self.width).zip(weights) {
-                out.iter_mut().zip(part(row)).for_each(|(out, v)| *out += weight / sum * v);
-            }
-        }
-        Ok(())
-    }
-}
 
 /// The mean loss of a window, by the arithmetic of the image.
 fn image_loss(image: Image<'_>, window: &[u32], context: &mut impl Context) -> f64 {
@@ -67,7 +32,7 @@ fn image_loss(image: Image<'_>, window: &[u32], context: &mut impl Context) -> f
 
 #[test]
 fn tokens_are_those_of_the_models_tokenizer() {
-    let bytes = export("builtin").unwrap();
+    let bytes = export("builtin", None).unwrap();
     let tokenizer = Tokenizer::new(Image::parse(&bytes).unwrap());
     let reference = load("builtin", 0).unwrap().tokenizer;
     for text in [demo::PROMPT, TEXT, " 12 apples,\n\n  and (maybe) I'll see'm...  \n x "] {
@@ -82,7 +47,7 @@ fn tokens_are_those_of_the_models_tokenizer() {
 #[test]
 fn int8_weights_and_the_firmwares_cache_keep_the_loss() {
     let loaded = load("builtin", 0).unwrap();
-    let bytes = export("builtin").unwrap();
+    let bytes = export("builtin", None).unwrap();
     let image = Image::parse(&bytes).unwrap();
     let shape = image.shape();
     let tokens = loaded.tokenizer.encode(TEXT, false).unwrap();
@@ -95,8 +60,7 @@ fn int8_weights_and_the_firmwares_cache_keep_the_loss() {
         let sum: f64 = rows.iter().zip(&window[1..]).map(|(row, &next)| Reference::new(row).nll(next)).sum();
         f32_weights += sum / (len - 1) as f64 / N_WINDOWS as f64;
 
-        let (width, head_dim) = (shape.width, shape.width / shape.n_heads);
-        let mut context = Dense { layers: vec![Default::default(); shape.n_layers], width, head_dim };
+        let mut context = Dense::new(shape);
         dense += image_loss(image, window, &mut context) / N_WINDOWS as f64;
 
         let mut memory = vec![0; demo::CACHE_BYTES];
@@ -114,14 +78,14 @@ fn int8_weights_and_the_firmwares_cache_keep_the_loss() {
 
 #[test]
 fn damaged_images_are_refused() {
-    let bytes = export("builtin").unwrap();
-    for at in [0, 8, 12, 40, 44, 60, bytes.len() / 2, bytes.len() - 1] {
+    let bytes = export("builtin", None).unwrap();
+    for at in [0, 8, 12, 16, 48, 52, 60, 80, bytes.len() / 2, bytes.len() - 1] {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
         assert!(matches!(Image::parse(&damaged), Err(Error::Image(_))), "byte {at}");
     }
-    for len in [0, 7, 51, 52, bytes.len() - 1] {
+    for len in [0, 7, 59, 60, bytes.len() - 1] {
         assert!(matches!(Image::parse(&bytes[..len]), Err(Error::Image(_))), "{len} bytes");
     }
-    assert!(export("no-such-model").is_err());
+    assert!(export("no-such-model", None).is_err());
 }

@@ -10,7 +10,7 @@ use candle_core::quantized::gguf_file::{self, Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use kvq_host::kv_store::dense::DenseF32;
-use kvq_host::model::{LanguageModel, Llama, Logits};
+use kvq_host::model::{LanguageModel, Llama, Logits, load_weights};
 
 const FIXTURE: &str = "llama-random";
 
@@ -60,9 +60,18 @@ fn permute(weights: &Tensor, heads: usize) -> Tensor {
 
 /// The fixture as a GGUF file whose matrices are stored as `dtype`, with some metadata changed.
 fn gguf(dtype: GgmlDType, changes: &[(&str, Value)]) -> Vec<u8> {
+    write_gguf(dtype, changes, None)
+}
+
+/// The fixture as a GGUF file whose rotary frequencies are divided by `factors`.
+fn gguf_with_factors(factors: &[f32]) -> Vec<u8> {
+    write_gguf(GgmlDType::F32, &[], Some(factors))
+}
+
+fn write_gguf(dtype: GgmlDType, changes: &[(&str, Value)], rope_factors: Option<&[f32]>) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(FIXTURE);
     let tensors = candle_core::safetensors::load(path.join("model.safetensors"), &Device::Cpu).unwrap();
-    let tensors: HashMap<String, QTensor> = tensors
+    let mut tensors: HashMap<String, QTensor> = tensors
         .iter()
         .map(|(name, tensor)| {
             let tensor = match name {
@@ -74,6 +83,10 @@ fn gguf(dtype: GgmlDType, changes: &[(&str, Value)]) -> Vec<u8> {
             (gguf_name(name), QTensor::quantize(&tensor, dtype).unwrap())
         })
         .collect();
+    if let Some(factors) = rope_factors {
+        let factors = Tensor::new(factors, &Device::Cpu).unwrap();
+        tensors.insert("rope_freqs.weight".into(), QTensor::quantize(&factors, GgmlDType::F32).unwrap());
+    }
     let mut metadata: HashMap<String, Value> = HashMap::from([
         ("general.architecture".into(), Value::String("llama".into())),
         ("llama.block_count".into(), Value::U32(2)),
@@ -151,7 +164,7 @@ fn slow_types_are_re_encoded_with_a_note() {
 fn variants_that_would_be_computed_wrongly_are_refused() {
     for (key, value) in [
         ("general.architecture", Value::String("gemma".into())),
-        ("llama.rope.scaling.type", Value::String("linear".into())),
+        ("llama.rope.scaling.type", Value::String("yarn".into())),
         ("llama.rope.scale_linear", Value::F32(2.0)),
         ("llama.attention.sliding_window", Value::U32(4096)),
         ("llama.expert_count", Value::U32(8)),
@@ -163,4 +176,39 @@ fn variants_that_would_be_computed_wrongly_are_refused() {
     }
     assert!(open(&gguf(GgmlDType::F32, &[])).is_ok());
     assert!(open(&gguf(GgmlDType::F32, &[])[..2000]).is_err());
+}
+
+/// The frequency factors of a GGUF file are what the figures of config.json come to.
+#[test]
+fn frequency_factors_give_the_logits_of_a_checkpoint_with_llama3_scaling() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(FIXTURE);
+    let changed = tempfile::tempdir().unwrap();
+    std::fs::copy(path.join("model.safetensors"), changed.path().join("model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(path.join("config.json")).unwrap();
+    let scaling = r#""rope_type": "llama3", "factor": 8.0, "low_freq_factor": 0.3, "high_freq_factor": 1.5,
+        "original_max_position_embeddings": 16"#;
+    let scaled = config.replace("\"rope_type\": \"default\"", scaling);
+    assert_ne!(scaled, config);
+    std::fs::write(changed.path().join("config.json"), scaled).unwrap();
+    let checkpoint = load_weights(changed.path()).unwrap();
+    let factors: Vec<f32> = (0..8)
+        .map(|pair| {
+            let turns = 16.0 / std::f64::consts::TAU * 10_000_f64.powf(-2.0 * f64::from(pair) / 16.0);
+            let kept = ((turns - 0.3) / 1.2).clamp(0.0, 1.0);
+            (1.0 / (kept + (1.0 - kept) / 8.0)) as f32
+        })
+        .collect();
+    let (plain, _) = open(&gguf(GgmlDType::F32, &[])).unwrap();
+    let (model, _) = open(&gguf_with_factors(&factors)).unwrap();
+    let (_, expected) = common::fixture(FIXTURE);
+    let run = |model: &dyn LanguageModel| -> Vec<f32> {
+        let mut store = DenseF32::new(model.config().kv_shape());
+        let logits = model.forward(&expected.tokens, &mut store, Logits::All).unwrap();
+        logits.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let worst = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let scaled = run(&*checkpoint);
+    assert!(worst(&run(&model), &scaled) < 1e-4);
+    assert!(worst(&run(&plain), &scaled) > 0.1, "the scaling makes a difference");
+    assert!(open(&gguf_with_factors(&factors[..7])).is_err());
 }

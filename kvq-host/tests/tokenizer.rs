@@ -128,9 +128,81 @@ fn gguf_tokenizer_cuts_text_as_gpt2_does() {
     assert_eq!(tokenizer.encode("12", true).unwrap()[0], 1);
 }
 
+/// A GGUF file of scored pieces: three special tokens, the bytes, a user-defined token and some pieces.
+fn scored_gguf(space_prefix: bool, pieces: &[(&str, f32)]) -> Content {
+    let special = ["<unk>", "<bos>", "<end_of_turn>"]
+        .map(|name| (name.to_owned(), 0.0, if name == "<unk>" { 2 } else { 3 }));
+    let bytes = (0..256).map(|byte| (format!("<0x{byte:02X}>"), 0.0, 6));
+    let user = [("\n\n".to_owned(), 0.0, 4), ("▁▁".to_owned(), 0.0, 4)];
+    let pieces = pieces.iter().map(|(piece, score)| ((*piece).to_owned(), *score, 1));
+    let tokens: Vec<(String, f32, i32)> =
+        special.into_iter().chain(bytes).chain(user).chain(pieces).collect();
+    let array =
+        |value: &dyn Fn(&(String, f32, i32)) -> Value| Value::Array(tokens.iter().map(value).collect());
+    let metadata = [
+        ("tokenizer.ggml.model", Value::String("llama".into())),
+        ("tokenizer.ggml.tokens", array(&|token| Value::String(token.0.clone()))),
+        ("tokenizer.ggml.scores", array(&|token| Value::F32(token.1))),
+        ("tokenizer.ggml.token_type", array(&|token| Value::I32(token.2))),
+        ("tokenizer.ggml.bos_token_id", Value::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Value::U32(2)),
+        ("tokenizer.ggml.add_space_prefix", Value::Bool(space_prefix)),
+    ];
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let mut file = Cursor::new(Vec::new());
+    gguf_file::write(&mut file, &metadata, &[]).unwrap();
+    file.set_position(0);
+    Content::read(&mut file).unwrap()
+}
+
+const LETTERS: [(&str, f32); 7] =
+    [("h", -50.0), ("e", -51.0), ("l", -52.0), ("o", -53.0), ("▁", -54.0), ("w", -55.0), ("a", -56.0)];
+
+/// The pair with the best score merges first, wherever it stands.
+#[test]
+fn scored_pieces_merge_by_their_scores() {
+    let names = |tokenizer: &TextTokenizer, text: &str| -> Vec<String> {
+        let ids = tokenizer.encode(text, false).unwrap();
+        ids.iter().map(|&id| tokenizer.token_name(id).unwrap()).collect()
+    };
+    let with = |more: &[(&str, f32)]| {
+        TextTokenizer::from_gguf(&scored_gguf(false, &[&LETTERS[..], more].concat())).unwrap()
+    };
+    // SentencePiece: "ll" is the best pair, so "lo" never forms, and "hell" from "he" and "ll".
+    let tokenizer = with(&[("he", -3.0), ("ll", -1.0), ("hell", -4.0), ("lo", -2.0)]);
+    assert_eq!(names(&tokenizer, "hello"), ["hell", "o"]);
+    // With a better score "lo" forms first, and "hell" cannot.
+    let tokenizer = with(&[("he", -3.0), ("ll", -2.0), ("hell", -4.0), ("lo", -1.0), ("▁hel", -9.0)]);
+    assert_eq!(names(&tokenizer, "hello"), ["he", "l", "lo"]);
+    // Spaces are pieces, double ones and blank lines tokens of their own, and what has no piece goes by bytes.
+    assert_eq!(names(&tokenizer, "a a"), ["a", "▁", "a"]);
+    assert_eq!(names(&tokenizer, "a  a\n\na"), ["a", "  ", "a", "\n\n", "a"]);
+    assert_eq!(names(&tokenizer, "é"), ["<0xC3>", "<0xA9>"]);
+    assert_eq!(tokenizer.encode("a", true).unwrap()[0], 1);
+    assert_eq!(tokenizer.eos_ids(), [2]);
+    assert_eq!(tokenizer.encode("<end_of_turn>a", false).unwrap()[0], 2);
+}
+
+#[test]
+fn scored_pieces_round_trip_with_and_without_a_space_in_front() {
+    for space_prefix in [false, true] {
+        let pieces = [&LETTERS[..], &[("▁he", -1.0), ("he", -2.0)]].concat();
+        let tokenizer = TextTokenizer::from_gguf(&scored_gguf(space_prefix, &pieces)).unwrap();
+        let first = tokenizer.token_name(tokenizer.encode("hello", false).unwrap()[0]).unwrap();
+        assert_eq!(first, if space_prefix { "▁he" } else { "he" });
+        for text in TEXTS.iter().filter(|text| !text.is_empty()) {
+            let ids = tokenizer.encode(text, false).unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), *text);
+            // A stream goes on behind other text, where the first space counts.
+            let prefix = if space_prefix { " " } else { "" };
+            assert_eq!(streamed(&tokenizer, &ids), format!("{prefix}{text}"));
+        }
+    }
+}
+
 #[test]
 fn unknown_tokenizers_are_errors() {
-    for (pre, model, word) in [("bloom", "gpt2", "bloom"), ("smollm", "llama", "llama")] {
+    for (pre, model, word) in [("bloom", "gpt2", "bloom"), ("smollm", "t5", "t5")] {
         let error = TextTokenizer::from_gguf(&gguf(pre, model)).err().unwrap().to_string();
         assert!(error.contains(word), "{error}");
     }

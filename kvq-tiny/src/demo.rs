@@ -1,12 +1,18 @@
-//! What the firmware's `generate` does, and a host after it: a prompt, a cache, the most likely token each
-//! time.
+//! What the firmware's `generate` does, and a host after it: a prompt, a cache, a token drawn each time.
 
 use kvq_codec::{Backend, Cache, Policy, WhenFull};
 
-use crate::{Error, Image, Model, Scratch, Tokenizer, Watch, Watched};
+use crate::{Error, Image, Model, Sampler, Scratch, Tokenizer, Watch, Watched};
 
 /// What is continued where nothing else is said.
 pub const PROMPT: &str = "Once upon a time, there was a little girl";
+
+/// How far from the most likely token a draw may go where nothing else is said. The most likely token each time
+/// would soon repeat itself: the model is small.
+pub const TEMPERATURE: f32 = 0.4;
+
+/// Where the draws begin where nothing else is said.
+pub const SEED: u64 = 0;
 
 /// Bytes of the cache: what 128 KB leave when the activations and 16 KB of stack are taken off.
 pub const CACHE_BYTES: usize = 104 * 1024;
@@ -30,6 +36,24 @@ pub enum Event<'a> {
     Hash(usize, u64),
 }
 
+/// What is to be generated.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Text to continue.
+    pub prompt: &'a str,
+    /// Tokens to add.
+    pub n_new: usize,
+    /// Draws them.
+    pub sampler: Sampler,
+}
+
+impl Request<'static> {
+    /// The firmware's own.
+    pub const fn of_firmware(n_new: usize) -> Self {
+        Self { prompt: PROMPT, n_new, sampler: Sampler::new(SEED, TEMPERATURE) }
+    }
+}
+
 /// The buffers of a run.
 #[derive(Debug)]
 pub struct Buffers<'a> {
@@ -39,20 +63,19 @@ pub struct Buffers<'a> {
     pub scratch: Scratch<'a>,
 }
 
-/// Continues `prompt` by `n_new` tokens and tells `observe` what happens; the cache is handed to `last` at
-/// the end.
+/// Generates what is asked for and tells `observe` what happens; the cache is handed to `last` at the end.
 ///
 /// # Errors
 /// What the model, the tokenizer or the cache refuses.
 pub fn generate(
     image: Image<'_>,
     backend: Backend,
-    prompt: &str,
-    n_new: usize,
+    request: Request<'_>,
     buffers: Buffers<'_>,
     mut observe: impl FnMut(Event<'_>),
     last: impl FnOnce(&Cache<Watched<'_>>),
 ) -> Result<(), Error> {
+    let Request { prompt, n_new, mut sampler } = request;
     let Buffers { cache: memory, mut scratch } = buffers;
     let (model, tokenizer, watch) = (Model::new(image), Tokenizer::new(image), Watch::default());
     let mut cache = Cache::new(image.shape().kv_shape(), POLICY, backend, Watched::new(memory, &watch))?;
@@ -69,7 +92,7 @@ pub fn generate(
         token = match prompt.next() {
             Some(&token) => token,
             None => {
-                let token = model.most_likely(&mut scratch)?;
+                let token = sampler.pick(&model, &mut scratch)?;
                 observe(Event::Token(token, tokenizer.token_bytes(token)));
                 token
             }

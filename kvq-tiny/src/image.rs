@@ -3,99 +3,30 @@
 //! | part | bytes |
 //! |---|---|
 //! | magic `KVQIMAGE` | 8 |
-//! | version, then the eight figures of [`Shape`] | 9 × 4 |
+//! | version, then the ten figures of [`Shape`] | 11 × 4 |
 //! | FNV-1a of everything after this field | 8 |
 //! | token embeddings, which are the output projection too: [`Rows`] of `n_tokens` | `n_tokens × (4 + width)` |
-//! | positions: rows of `n_positions` | `n_positions × (4 + width)` |
+//! | GPT-2: positions, rows of `n_positions` | `n_positions × (4 + width)` |
 //! | per layer: norm, queries-keys-values, attention output, norm, up, down | |
-//! | last norm | `8 × width` |
+//! | last norm | |
 //! | end of each token's bytes, 16 bits each | `2 × n_tokens` |
 //! | bytes of the tokens | `token_bytes` |
 //! | merges: left, right, result, 16 bits each, in the order of their rank | `6 × n_merges` |
 //!
-//! A norm is `width` gains and `width` biases in f32. A linear layer is its rows, one per output, and a
-//! bias in f32 per output. Rows are one f32 scale per row, then the int8 codes, row by row: value = code ×
-//! scale.
+//! A norm is `width` gains in f32, a linear layer its rows, one per output; with GPT-2, biases in f32 follow
+//! both. Rows are one f32 scale per row, then the int8 codes, row by row: value = code × scale. With Llama
+//! "up" is the rows of the gate, then those of up.
 
-use crate::{Error, Hash};
+use crate::{Architecture, Error, Hash, Shape};
 
 /// The first bytes.
 pub const MAGIC: [u8; 8] = *b"KVQIMAGE";
 
 /// The version that this code reads and `kvq export` writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes before what the checksum covers.
-pub const HEADER_BYTES: usize = 8 + 9 * 4 + 8;
-
-/// More inputs than this could overflow a 32-bit sum of products: see `Model`.
-pub const MAX_INPUTS: usize = 1024;
-
-/// Sizes of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Tokens of the vocabulary.
-    pub n_tokens: usize,
-    /// Positions.
-    pub n_positions: usize,
-    /// Width of the residual stream.
-    pub width: usize,
-    /// Transformer layers.
-    pub n_layers: usize,
-    /// Heads; each is `width / n_heads` wide.
-    pub n_heads: usize,
-    /// Width inside the feed-forward half.
-    pub inner: usize,
-    /// Bytes of all tokens.
-    pub token_bytes: usize,
-    /// Merges of the tokenizer.
-    pub n_merges: usize,
-}
-
-impl Shape {
-    /// The figures in the order of the header.
-    pub const fn figures(&self) -> [usize; 8] {
-        [
-            self.n_tokens,
-            self.n_positions,
-            self.width,
-            self.n_layers,
-            self.n_heads,
-            self.inner,
-            self.token_bytes,
-            self.n_merges,
-        ]
-    }
-
-    /// The shape of the model's KV cache.
-    pub const fn kv_shape(&self) -> kvq_codec::KvShape {
-        kvq_codec::KvShape::new(self.n_layers, self.n_heads, self.width / self.n_heads)
-    }
-
-    const fn from_figures(f: [usize; 8]) -> Self {
-        Self {
-            n_tokens: f[0],
-            n_positions: f[1],
-            width: f[2],
-            n_layers: f[3],
-            n_heads: f[4],
-            inner: f[5],
-            token_bytes: f[6],
-            n_merges: f[7],
-        }
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let all = self.figures();
-        if all[..6].contains(&0) || all.iter().any(|&n| n > 1 << 20) || self.n_tokens > 1 << 16 {
-            return Err(Error::Image("a size is out of range"));
-        }
-        if self.width > MAX_INPUTS || self.inner > MAX_INPUTS || !self.width.is_multiple_of(self.n_heads) {
-            return Err(Error::Image("a width is more than 1024, or no multiple of the heads"));
-        }
-        Ok(())
-    }
-}
+pub const HEADER_BYTES: usize = 8 + 11 * 4 + 8;
 
 /// Bytes yet to be read.
 struct Reader<'a>(&'a [u8]);
@@ -111,12 +42,16 @@ impl<'a> Reader<'a> {
         Ok(Rows { scales: self.take(4 * n_rows)?, codes: self.take(n_rows * n_inputs)?, n_inputs })
     }
 
-    fn norm(&mut self, width: usize) -> Result<Norm<'a>, Error> {
-        Ok(Norm { gains: self.take(4 * width)?, biases: self.take(4 * width)? })
+    fn norm(&mut self, shape: Shape) -> Result<Norm<'a>, Error> {
+        Ok(Norm { gains: self.take(4 * shape.width)?, biases: self.biases(shape, shape.width)? })
     }
 
-    fn linear(&mut self, n_inputs: usize, n_outputs: usize) -> Result<Linear<'a>, Error> {
-        Ok(Linear { rows: self.rows(n_outputs, n_inputs)?, biases: self.take(4 * n_outputs)? })
+    fn linear(&mut self, shape: Shape, n_inputs: usize, n_outputs: usize) -> Result<Linear<'a>, Error> {
+        Ok(Linear { rows: self.rows(n_outputs, n_inputs)?, biases: self.biases(shape, n_outputs)? })
+    }
+
+    fn biases(&mut self, shape: Shape, n: usize) -> Result<&'a [u8], Error> {
+        self.take(if shape.architecture == Architecture::Gpt2 { 4 * n } else { 0 })
     }
 }
 
@@ -147,14 +82,14 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Gains and biases of a layer norm.
+/// Gains and biases of a norm; no biases with Llama.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Norm<'a> {
     pub gains: &'a [u8],
     pub biases: &'a [u8],
 }
 
-/// A matrix and a bias.
+/// A matrix and its biases; none with Llama.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Linear<'a> {
     pub rows: Rows<'a>,
@@ -196,8 +131,8 @@ impl<'a> Image<'a> {
         if reader.take(8)? != MAGIC {
             return Err(Error::Image("it does not begin with KVQIMAGE"));
         }
-        let header = reader.take(9 * 4)?.as_chunks::<4>().0;
-        let mut figures = [0; 8];
+        let header = reader.take(11 * 4)?.as_chunks::<4>().0;
+        let mut figures = [0; 10];
         for (figure, bytes) in figures.iter_mut().zip(header.iter().skip(1)) {
             *figure = u32::from_le_bytes(*bytes) as usize;
         }
@@ -208,10 +143,10 @@ impl<'a> Image<'a> {
         if Hash::of(reader.0).value() != checksum {
             return Err(Error::Image("its checksum does not match"));
         }
-        let shape = Shape::from_figures(figures);
-        shape.check()?;
+        let shape = Shape::from_figures(figures)?;
         let embeddings = reader.rows(shape.n_tokens, shape.width)?;
-        let positions = reader.rows(shape.n_positions, shape.width)?;
+        let has_positions = shape.architecture == Architecture::Gpt2;
+        let positions = reader.rows(if has_positions { shape.n_positions } else { 0 }, shape.width)?;
         let layers = reader.0;
         for _ in 0..shape.n_layers {
             read_layer(&mut reader, shape)?;
@@ -222,7 +157,7 @@ impl<'a> Image<'a> {
             layers,
             embeddings,
             positions,
-            last_norm: reader.norm(shape.width)?,
+            last_norm: reader.norm(shape)?,
             token_ends: reader.take(2 * shape.n_tokens)?,
             token_bytes: reader.take(shape.token_bytes)?,
             merges: reader.take(6 * shape.n_merges)?,
@@ -249,11 +184,11 @@ impl<'a> Image<'a> {
 
 fn read_layer<'a>(reader: &mut Reader<'a>, shape: Shape) -> Result<Layer<'a>, Error> {
     Ok(Layer {
-        attention_norm: reader.norm(shape.width)?,
-        qkv: reader.linear(shape.width, 3 * shape.width)?,
-        attention_out: reader.linear(shape.width, shape.width)?,
-        feed_forward_norm: reader.norm(shape.width)?,
-        up: reader.linear(shape.width, shape.inner)?,
-        down: reader.linear(shape.inner, shape.width)?,
+        attention_norm: reader.norm(shape)?,
+        qkv: reader.linear(shape, shape.width, shape.qkv_width())?,
+        attention_out: reader.linear(shape, shape.width, shape.width)?,
+        feed_forward_norm: reader.norm(shape)?,
+        up: reader.linear(shape, shape.width, shape.up_width())?,
+        down: reader.linear(shape, shape.inner, shape.width)?,
     })
 }

@@ -1,17 +1,7 @@
-//! One step of a GPT-2 whose weights are int8.
-//!
-//! The input of a matrix becomes 15-bit integers with one scale, so that each output is a sum of integer
-//! products, which has one value whatever the order of additions: at most 1,024 × 16,383 × 127, which is
-//! less than 2^31. Sums of floats (means, variances, residuals) run from the first value to the last.
+//! One step of a GPT-2 or of a Llama whose weights are int8.
 
-use crate::image::{Image, Linear, Norm, Rows, floats};
-use crate::{Context, Error};
-
-/// The largest integer of an input.
-const MAX_CODE: f32 = 16_383.0;
-
-/// Added to variances.
-const EPSILON: f32 = 1e-5;
+use crate::math::{add, gate, gelu, linear, normalize, products, quantize, rotate, row_values};
+use crate::{Architecture, Context, Error, Image};
 
 /// Buffers of a step.
 #[derive(Debug)]
@@ -25,7 +15,7 @@ pub struct Scratch<'a> {
 impl Scratch<'_> {
     /// Floats that a model of this shape needs.
     pub const fn floats_needed(shape: crate::Shape) -> usize {
-        6 * shape.width + shape.inner
+        3 * shape.width + shape.qkv_width() + shape.up_width()
     }
 
     /// Integers that a model of this shape needs.
@@ -62,28 +52,39 @@ impl<'a> Model<'a> {
         let Some(embedding) = self.image.embeddings.get(token as usize) else {
             return Err(Error::Token { n_tokens: shape.n_tokens as u32, got: token });
         };
-        let Some(position) = self.image.positions.get(pos) else {
+        if pos >= shape.n_positions {
             return Err(Error::Position { n_positions: shape.n_positions as u32, got: pos as u32 });
-        };
+        }
+        let is_gpt2 = shape.architecture == Architecture::Gpt2;
         let Parts { x, h, attended, qkv, inner, codes } = parts(scratch, shape)?;
-        let values = row_values(embedding).zip(row_values(position));
-        x.iter_mut().zip(values).for_each(|(x, (token, position))| *x = token + position);
+        x.iter_mut().zip(row_values(embedding)).for_each(|(x, value)| *x = value);
+        if let Some(position) = self.image.positions.get(pos) {
+            x.iter_mut().zip(row_values(position)).for_each(|(x, value)| *x += value);
+        }
         for (i, layer) in self.image.layers().enumerate() {
-            normalize(x, layer.attention_norm, h);
+            normalize(x, layer.attention_norm, is_gpt2, h);
             linear(h, layer.qkv, codes, qkv);
+            if !is_gpt2 {
+                rotate(&mut qkv[..shape.width + shape.kv_width()], shape.head_dim(), pos);
+            }
             let (queries, rest) = qkv.split_at(shape.width);
-            let (keys, values) = rest.split_at(shape.width);
+            let (keys, values) = rest.split_at(shape.kv_width());
             context.append(i, keys, values)?;
             context.attend(i, queries, attended)?;
             linear(attended, layer.attention_out, codes, h);
             add(x, h);
-            normalize(x, layer.feed_forward_norm, h);
+            normalize(x, layer.feed_forward_norm, is_gpt2, h);
             linear(h, layer.up, codes, inner);
-            inner.iter_mut().for_each(|x| *x = gelu(*x));
+            let (inner, up) = inner.split_at_mut(shape.inner);
+            if is_gpt2 {
+                inner.iter_mut().for_each(|x| *x = gelu(*x));
+            } else {
+                gate(inner, up);
+            }
             linear(inner, layer.down, codes, h);
             add(x, h);
         }
-        normalize(x, self.image.last_norm, h);
+        normalize(x, self.image.last_norm, is_gpt2, h);
         Ok(())
     }
 
@@ -142,61 +143,6 @@ fn parts<'s>(scratch: &'s mut Scratch<'_>, shape: crate::Shape) -> Result<Parts<
     let (x, rest) = all.split_at_mut(shape.width);
     let (h, rest) = rest.split_at_mut(shape.width);
     let (attended, rest) = rest.split_at_mut(shape.width);
-    let (qkv, inner) = rest.split_at_mut(3 * shape.width);
+    let (qkv, inner) = rest.split_at_mut(shape.qkv_width());
     Ok(Parts { x, h, attended, qkv, inner, codes })
-}
-
-fn row_values((scale, codes): (f32, &[u8])) -> impl Iterator<Item = f32> {
-    codes.iter().map(move |&code| f32::from(code as i8) * scale)
-}
-
-fn add(to: &mut [f32], from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-}
-
-fn normalize(x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
-    let n = x.len() as f32;
-    let mean = x.iter().fold(0.0, |sum, x| sum + x) / n;
-    let variance = x.iter().fold(0.0, |sum, x| sum + (x - mean) * (x - mean)) / n;
-    let factor = 1.0 / libm::sqrtf(variance + EPSILON);
-    let affine = floats(norm.gains).zip(floats(norm.biases));
-    for ((out, x), (gain, bias)) in out.iter_mut().zip(x).zip(affine) {
-        *out = (x - mean) * factor * gain + bias;
-    }
-}
-
-fn linear(x: &[f32], layer: Linear<'_>, codes: &mut [i16], out: &mut [f32]) {
-    let codes = &mut codes[..x.len()];
-    let scale = quantize(x, codes);
-    let sums = products(codes, scale, layer.rows).zip(floats(layer.biases));
-    out.iter_mut().zip(sums).for_each(|(out, (sum, bias))| *out = sum + bias);
-}
-
-/// Integers of `x`, and what one of them is worth.
-fn quantize(x: &[f32], codes: &mut [i16]) -> f32 {
-    let peak = x.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
-    if peak < f32::MIN_POSITIVE * MAX_CODE {
-        codes.fill(0);
-        return 0.0;
-    }
-    let inverse = MAX_CODE / peak;
-    for (code, x) in codes.iter_mut().zip(x) {
-        // Adding 1.5 · 2^23 leaves the nearest integer in the low bits.
-        *code = (x * inverse + 12_582_912.0).to_bits() as i16;
-    }
-    peak / MAX_CODE
-}
-
-/// The product of each row with the integers.
-fn products<'r>(codes: &'r [i16], scale: f32, rows: Rows<'r>) -> impl Iterator<Item = f32> + 'r {
-    rows.iter().map(move |(row_scale, row)| {
-        let sum: i32 = codes.iter().zip(row).map(|(&x, &w)| i32::from(x) * i32::from(w as i8)).sum();
-        sum as f32 * (scale * row_scale)
-    })
-}
-
-/// GELU, by the hyperbolic tangent.
-fn gelu(x: f32) -> f32 {
-    const ROOT_2_OVER_PI: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + libm::tanhf(ROOT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }

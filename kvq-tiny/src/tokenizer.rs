@@ -1,13 +1,18 @@
-//! Byte-level BPE in the vocabulary of an image.
+//! BPE of bytes in the vocabulary of an image.
 
-use crate::{Error, Image};
+use crate::{Architecture, Error, Image};
 
 /// The most bytes of one piece of text: a word and the space in front of it.
 const MAX_PIECE: usize = 64;
 
+/// What a text of a Llama begins with.
+const BEGIN: usize = 1;
+
 /// Text to tokens and back.
 ///
-/// Text is cut as GPT-2 cuts it, for ASCII; every other character counts as a letter.
+/// With GPT-2 text is cut as GPT-2 cuts it, for ASCII; every other character counts as a letter. With Llama it is
+/// cut in front of spaces, and begins with a token of its own and a space; characters of three bytes and more
+/// are spelled in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokenizer<'a> {
     image: Image<'a>,
@@ -38,30 +43,48 @@ impl<'a> Tokenizer<'a> {
     /// [`Error::Buffer`] where `out` is too short or a word longer than 64 bytes, [`Error::Image`] where
     /// the vocabulary lacks a byte.
     pub fn encode_into(&self, text: &str, out: &mut [u32]) -> Result<usize, Error> {
+        let is_llama = self.image.shape().architecture == Architecture::Llama;
         let (mut rest, mut n) = (text.as_bytes(), 0);
+        let mut put = |tokens: &[usize]| -> Result<(), Error> {
+            let got = out.len() as u32;
+            let needed = (n + tokens.len()) as u32;
+            let slots = out.get_mut(n..).and_then(|out| out.get_mut(..tokens.len()));
+            let slots = slots.ok_or(Error::Buffer { what: "tokens", needed, got })?;
+            slots.iter_mut().zip(tokens).for_each(|(slot, token)| *slot = *token as u32);
+            n += tokens.len();
+            Ok(())
+        };
+        let mut space: &[u8] = &[];
+        if is_llama {
+            put(&[BEGIN])?;
+            space = b" ";
+        }
         while !rest.is_empty() {
-            let (piece, tail) = rest.split_at(piece_len(rest));
+            let len = if is_llama { word_len(rest) } else { piece_len(rest) };
+            let (piece, tail) = rest.split_at(len);
             rest = tail;
             let mut tokens = [0usize; MAX_PIECE];
-            let n_tokens = self.encode_piece(piece, &mut tokens)?;
-            for token in tokens.iter().take(n_tokens) {
-                let got = out.len() as u32;
-                let slot =
-                    out.get_mut(n).ok_or(Error::Buffer { what: "tokens", needed: n as u32 + 1, got })?;
-                *slot = *token as u32;
-                n += 1;
-            }
+            let n_tokens = self.encode_piece(space, piece, &mut tokens)?;
+            put(&tokens[..n_tokens])?;
+            space = &[];
         }
         Ok(n)
     }
 
-    fn encode_piece(&self, piece: &[u8], tokens: &mut [usize; MAX_PIECE]) -> Result<usize, Error> {
-        let mut n = piece.len();
+    fn encode_piece(
+        &self,
+        space: &[u8],
+        piece: &[u8],
+        tokens: &mut [usize; MAX_PIECE],
+    ) -> Result<usize, Error> {
+        let mut n = space.len() + piece.len();
         if n > MAX_PIECE {
             return Err(Error::Buffer { what: "one word", needed: n as u32, got: MAX_PIECE as u32 });
         }
-        for (token, byte) in tokens.iter_mut().zip(piece) {
-            let of_byte = (0..self.image.shape().n_tokens as u32).find(|&id| self.token_bytes(id) == [*byte]);
+        for (token, byte) in tokens.iter_mut().zip(space.iter().chain(piece)) {
+            // The last: a Llama has a token for each byte, and behind them pieces, some of one byte.
+            let mut ids = (0..self.image.shape().n_tokens as u32).rev();
+            let of_byte = ids.find(|&id| self.token_bytes(id) == [*byte]);
             *token = of_byte.ok_or(Error::Image("the vocabulary lacks a byte"))? as usize;
         }
         // The merge of lowest rank is applied first, wherever it is.
@@ -98,6 +121,11 @@ const fn class(byte: u8) -> Class {
         b'0'..=b'9' => Class::Digit,
         _ => Class::Other,
     }
+}
+
+/// Bytes up to the next space but the first byte.
+fn word_len(text: &[u8]) -> usize {
+    text.iter().skip(1).position(|&byte| byte == b' ').map_or(text.len(), |at| at + 1)
 }
 
 /// Bytes of the first piece of a text that is not empty: a contraction's end, a run of letters, digits or

@@ -1,7 +1,10 @@
 //! Development tasks: `cargo xtask <verb>`. One verb per file; CI only calls these.
 
+mod aarch64;
+mod c_firmware;
 mod fetch_model;
 mod golden;
+mod header;
 mod miri;
 mod no_panic;
 mod qemu;
@@ -23,7 +26,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Install what the tests need: the bare-metal Rust targets and QEMU.
+    /// Install what the tests need: the Rust targets, QEMU and a C compiler.
     Setup,
     /// Run every check, in order, and count them.
     Test,
@@ -33,6 +36,8 @@ enum Verb {
     Golden,
     /// Run the codec's tests under Miri, little- and big-endian.
     Miri,
+    /// Write the header of the C interface anew, after a change of kvq-capi.
+    Header,
     /// Put a real model under models/.
     FetchModel(fetch_model::Args),
     /// Train the built-in model from a text file.
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Qemu(args) => qemu::run(&args),
         Verb::Golden => golden::run(),
         Verb::Miri => miri::run(),
+        Verb::Header => header::run(),
         Verb::FetchModel(args) => fetch_model::run(&args),
         Verb::Train(args) => train::run(&args),
     };

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -43,15 +43,24 @@ pub fn check(target: &str) -> Result<()> {
         println!("$ {}", render(&build));
         run_tool(&mut build, INSTALL_CARGO)?;
         let path = target_dir().join(target).join(profile).join("libkvq_no_panic.a");
-        let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        let linked = Linked::read(&bytes)?;
-        let (reached, findings) = linked.follow()?;
-        if !findings.is_empty() {
-            bail!("{}:\n  {}", path.display(), findings.join("\n  "));
-        }
+        let reached = check_archive(&path)?;
         println!("{target}, {profile}: {reached} sections reached, no panic");
     }
     Ok(())
+}
+
+/// How many sections the entries of an archive reach.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_archive(path: &Path) -> Result<usize> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let linked = Linked::read(&bytes)?;
+    let (reached, findings) = linked.follow()?;
+    if !findings.is_empty() {
+        bail!("{}:\n  {}", path.display(), findings.join("\n  "));
+    }
+    Ok(reached)
 }
 
 fn target_dir() -> PathBuf {

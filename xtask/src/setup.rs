@@ -1,4 +1,4 @@
-//! `setup`: the bare-metal Rust targets and the emulator that the checks need.
+//! `setup`: the Rust targets, the emulators and the C compiler that the checks need.
 //!
 //! Only what is missing is installed. What cannot be installed from here is an error that holds
 //! the command to type.
@@ -13,13 +13,26 @@ use crate::tool::{capture, command, run as run_tool, succeeds};
 pub const THUMB_TARGETS: [&str; 4] =
     ["thumbv6m-none-eabi", "thumbv7m-none-eabi", "thumbv7em-none-eabihf", "thumbv8m.main-none-eabihf"];
 
+/// Where the NEON kernels are tested: Linux, so that the emulator needs no machine, with a C library that
+/// Rust brings along, so that linking needs no cross compiler.
+pub const AARCH64_TARGET: &str = "aarch64-unknown-linux-musl";
+
 const INSTALL_RUST: &str = "install Rust from https://rustup.rs";
-/// The emulator of Arm boards.
+/// The emulator of Arm boards; its package has the same name.
 pub const QEMU: &str = "qemu-system-arm";
+/// The C compiler of the firmware program in C.
+pub const GCC: &str = "arm-none-eabi-gcc";
+const GCC_PACKAGE: &str = "gcc-arm-none-eabi";
+/// The emulator of programs for Linux on aarch64.
+pub const QEMU_AARCH64: &str = "qemu-aarch64";
+const QEMU_AARCH64_PACKAGE: &str = "qemu-user";
 
 pub fn run() -> Result<()> {
     ensure_thumb_targets()?;
-    ensure_qemu()
+    ensure_aarch64_target()?;
+    ensure(QEMU, QEMU)?;
+    ensure(QEMU_AARCH64, QEMU_AARCH64_PACKAGE)?;
+    ensure(GCC, GCC_PACKAGE)
 }
 
 /// Adds the firmware targets that the active toolchain lacks.
@@ -27,8 +40,20 @@ pub fn run() -> Result<()> {
 /// # Errors
 /// When a target is missing and rustup is too, or cannot add it.
 pub fn ensure_thumb_targets() -> Result<()> {
+    ensure_targets(&THUMB_TARGETS)
+}
+
+/// Adds the target of the NEON kernels, if the active toolchain lacks it.
+///
+/// # Errors
+/// As [`ensure_thumb_targets`].
+pub fn ensure_aarch64_target() -> Result<()> {
+    ensure_targets(&[AARCH64_TARGET])
+}
+
+fn ensure_targets(targets: &[&str]) -> Result<()> {
     let mut missing = Vec::new();
-    for target in THUMB_TARGETS {
+    for &target in targets {
         if has_target(target)? {
             println!("target {target}: present");
         } else {
@@ -66,33 +91,51 @@ fn has_target(target: &str) -> Result<bool> {
     Ok(Path::new(folder.trim()).is_dir())
 }
 
-/// Whether QEMU is there.
+/// Whether the emulator of boards is there.
 ///
 /// # Errors
 /// With the command that installs it, if it is not.
 pub fn require_qemu() -> Result<()> {
-    if succeeds(command(QEMU).arg("--version")) {
-        return Ok(());
-    }
-    bail!("{QEMU} was not found: cargo xtask setup, or sudo apt-get install -y {QEMU}")
+    require(QEMU, QEMU)
 }
 
-fn ensure_qemu() -> Result<()> {
-    if succeeds(command(QEMU).arg("--version")) {
-        println!("{QEMU}: present");
+/// Whether the C compiler is there.
+///
+/// # Errors
+/// With the command that installs it, if it is not.
+pub fn require_gcc() -> Result<()> {
+    require(GCC, GCC_PACKAGE)
+}
+
+/// Whether the emulator of aarch64 programs is there.
+///
+/// # Errors
+/// With the command that installs it, if it is not.
+pub fn require_qemu_aarch64() -> Result<()> {
+    require(QEMU_AARCH64, QEMU_AARCH64_PACKAGE)
+}
+
+fn require(program: &str, package: &str) -> Result<()> {
+    if succeeds(command(program).arg("--version")) {
+        return Ok(());
+    }
+    bail!("{program} was not found: cargo xtask setup, or sudo apt-get install -y {package}")
+}
+
+fn ensure(program: &str, package: &str) -> Result<()> {
+    if succeeds(command(program).arg("--version")) {
+        println!("{program}: present");
         return Ok(());
     }
     let is_root =
         capture(command("id").arg("-u"), "it is part of every Unix").is_ok_and(|id| id.trim() == "0");
     if !succeeds(command("apt-get").arg("--version")) {
-        bail!(
-            "{QEMU} was not found and neither was apt-get: install QEMU's Arm system emulator with your package manager"
-        );
+        bail!("{program} was not found and neither was apt-get: install it with your package manager");
     }
     if !is_root {
-        bail!("{QEMU} was not found: sudo apt-get install -y {QEMU}");
+        bail!("{program} was not found: sudo apt-get install -y {package}");
     }
-    println!("$ apt-get update && apt-get install -y {QEMU}");
+    println!("$ apt-get update && apt-get install -y {package}");
     run_tool(command("apt-get").args(["update", "-q"]), "it was just here")?;
-    run_tool(command("apt-get").args(["install", "-q", "-y", QEMU]), "it was just here")
+    run_tool(command("apt-get").args(["install", "-q", "-y", package]), "it was just here")
 }

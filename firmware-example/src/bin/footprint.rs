@@ -80,7 +80,7 @@ fn log_formulas() {
     ] {
         for (policy_name, policy) in [
             ("8bit", Policy::EIGHT_BIT),
-            ("4x, spans of 32", Policy::FOUR_X.with_byte_budget(WhenFull::Evict)),
+            ("4x, spans of 64", Policy::FOUR_X.with_byte_budget(WhenFull::Evict)),
             (
                 "4x, spans of 16",
                 Policy { span_len: 16, recent_len: 16, ..Policy::FOUR_X.with_byte_budget(WhenFull::Evict) },

@@ -86,7 +86,8 @@ fn run(buffers: demo::Buffers<'_>) -> Result<Differences, Error> {
         }
     };
     let mut logged = Ok(());
-    demo::generate(image, backend, demo::PROMPT, TOKENS.len(), buffers, observe, |cache| {
+    let request = demo::Request::of_firmware(TOKENS.len());
+    demo::generate(image, backend, request, buffers, observe, |cache| {
         log_cache(cache.len(), shape);
         log::memory(&cache.memory());
         logged = log::tiers(cache, 0);

@@ -62,7 +62,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Whether every run but the last has a multiple of `tokens` rows.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub const fn has_runs_of(&self, tokens: usize) -> bool {
         self.run_len >= self.n || self.run_len.is_multiple_of(tokens)
     }

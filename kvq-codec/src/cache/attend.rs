@@ -7,9 +7,9 @@
 use super::Cache;
 use super::append::check_length;
 use super::layer::{LayerState, SpanHead};
-use super::plan::SidePlan;
+use super::plan::{Plan, SidePlan};
 use super::storage::{self, NONE, Storage};
-use super::tile::{SegmentWork, Tile, Work};
+use super::tile::{DECODE_TILES, SegmentWork, Tile, Work};
 use crate::block::{Layout, Rows};
 use crate::bytes::{get_i16, slice};
 use crate::error::{Error, Side, figure};
@@ -40,32 +40,37 @@ impl<S: Storage> Cache<S> {
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
+        self.attend_within(layer, n_tokens, 0, queries, out)
+    }
+
+    /// As [`attend`](Self::attend), where each query sees the newest `window_len` positions only, its own among
+    /// them: for models some of whose layers have a window. 0 stands for no limit but the policy's own
+    /// `window_len`, which holds as well.
+    ///
+    /// # Errors
+    /// As [`attend`](Self::attend).
+    pub fn attend_within(
+        &self,
+        layer: usize,
+        n_tokens: usize,
+        window_len: usize,
+        queries: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), Error> {
         let shape = self.plan.shape;
         let per_head = n_tokens.saturating_mul(shape.key_head_dim);
         let group = queries.len().checked_div(per_head.saturating_mul(shape.n_kv_heads)).unwrap_or(0);
-        let (mut queries, mut out) = (queries, out);
         let got = queries.len();
         if group == 0 || got != group * per_head * shape.n_kv_heads {
             let multiple_of = figure(per_head.saturating_mul(shape.n_kv_heads));
             return Err(Error::QueryHeads { multiple_of, got: figure(got) });
         }
         check_length("out", out.len(), group * n_tokens * shape.n_kv_heads * shape.value_head_dim)?;
-        let mut work = Work::new();
-        for kv_head in 0..shape.n_kv_heads {
-            let (Some((q, q_rest)), Some((o, o_rest))) = (
-                queries.split_at_checked(group * per_head),
-                out.split_at_mut_checked(group * n_tokens * shape.value_head_dim),
-            ) else {
-                return Ok(());
-            };
-            self.attend_with(&mut work, layer, kv_head, n_tokens, q, o)?;
-            (queries, out) = (q_rest, o_rest);
-        }
-        Ok(())
+        self.attend_heads(layer, (0, shape.n_kv_heads), (n_tokens, window_len), queries, out)
     }
 
-    /// As [`attend`](Self::attend), for the query heads that read one KV head; a host may call it for
-    /// several heads at once.
+    /// As [`attend_within`](Self::attend_within), for the query heads that read one KV head; a host may call it
+    /// for several heads at once.
     ///
     /// # Errors
     /// As [`attend`](Self::attend), and [`Error::KvHead`].
@@ -74,18 +79,23 @@ impl<S: Storage> Cache<S> {
         layer: usize,
         kv_head: usize,
         n_tokens: usize,
+        window_len: usize,
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
-        self.attend_with(&mut Work::new(), layer, kv_head, n_tokens, queries, out)
+        let n_kv_heads = self.plan.shape.n_kv_heads;
+        if kv_head >= n_kv_heads {
+            return Err(Error::KvHead { n_kv_heads: figure(n_kv_heads), got: figure(kv_head) });
+        }
+        self.attend_heads(layer, (kv_head, 1), (n_tokens, window_len), queries, out)
     }
 
-    fn attend_with(
+    /// Attends the queries of `n_heads` KV heads from `first_head` on, which exist.
+    fn attend_heads(
         &self,
-        work: &mut Work,
         layer: usize,
-        kv_head: usize,
-        n_tokens: usize,
+        (first_head, n_heads): (usize, usize),
+        (n_tokens, window_len): (usize, usize),
         queries: &[f32],
         out: &mut [f32],
     ) -> Result<(), Error> {
@@ -96,31 +106,57 @@ impl<S: Storage> Cache<S> {
             return Err(Error::PastEnd { len: figure(held), got: figure(n_tokens) });
         }
         let (key_dim, value_dim) = (self.plan.shape.key_head_dim, self.plan.shape.value_head_dim);
-        let n_rows = queries.len().checked_div(key_dim).unwrap_or(0);
-        if n_rows == 0 || n_rows * key_dim != queries.len() || n_rows.checked_rem(n_tokens) != Some(0) {
-            let multiple_of = figure(n_tokens.saturating_mul(key_dim));
+        let n_rows = queries.len().checked_div(key_dim * n_heads).unwrap_or(0);
+        let whole = n_rows * key_dim * n_heads == queries.len();
+        if n_rows == 0 || !whole || n_rows.checked_rem(n_tokens) != Some(0) {
+            let multiple_of = figure((n_tokens * n_heads).saturating_mul(key_dim));
             return Err(Error::QueryHeads { multiple_of, got: figure(queries.len()) });
         }
-        if kv_head >= self.plan.shape.n_kv_heads {
-            let n_kv_heads = figure(self.plan.shape.n_kv_heads);
-            return Err(Error::KvHead { n_kv_heads, got: figure(kv_head) });
-        }
-        check_length("out", out.len(), n_rows * value_dim)?;
+        check_length("out", out.len(), n_heads * n_rows * value_dim)?;
         out.fill(0.0);
-        let place = Place {
-            layer,
-            state,
-            key: HeadPlace::new(&self.plan.key, kv_head),
-            value: HeadPlace::new(&self.plan.value, kv_head),
+        let own = self.plan.policy.window_len as usize;
+        let window_len = match (own, window_len) {
+            (0, len) | (len, 0) => len,
+            (a, b) => a.min(b),
         };
-        if n_rows <= TILE {
-            let tiles = core::slice::from_mut(&mut work.tile);
-            self.attend_rows(&mut work.segment, &place, (n_tokens, 0), queries, tiles, out);
-            return Ok(());
+        let mut work = Work::new();
+        let (mut queries, mut out, mut head) = (queries, out, first_head);
+        while !queries.is_empty() {
+            // The rows of a decode step fit a tile, so that some heads may share a walk.
+            let n = if n_rows <= TILE { (first_head + n_heads - head).min(DECODE_TILES) } else { 1 };
+            let (Some((q, q_rest)), Some((o, o_rest))) = (
+                queries.split_at_checked(n * n_rows * key_dim),
+                out.split_at_mut_checked(n * n_rows * value_dim),
+            ) else {
+                break;
+            };
+            let mut heads = [Head::new(&self.plan, head); DECODE_TILES];
+            heads.iter_mut().enumerate().for_each(|(i, place)| *place = Head::new(&self.plan, head + i));
+            let place = Place { layer, state, window_len, heads: heads.get(..n).unwrap_or(&[]) };
+            if n_rows <= TILE {
+                let tiles = work.tiles.get_mut(..n).unwrap_or(&mut []);
+                self.attend_rows(&mut work.segment, &place, (n_tokens, 0), (q, n_rows), tiles, o);
+            } else {
+                self.attend_many(&mut work.segment, &place, n_tokens, q, o);
+            }
+            (queries, out, head) = (q_rest, o_rest, head + n);
         }
+        Ok(())
+    }
+
+    /// Attends the many rows of one head, as many at a time as there are tiles for.
+    fn attend_many(
+        &self,
+        work: &mut SegmentWork,
+        place: &Place<'_>,
+        n_tokens: usize,
+        queries: &[f32],
+        out: &mut [f32],
+    ) {
+        let (key_dim, value_dim) = (self.plan.shape.key_head_dim, self.plan.shape.value_head_dim);
         let (mut queries, mut out, mut row) = (queries, out, 0);
         while !queries.is_empty() {
-            let n = (n_rows - row).min(PREFILL_TILES * TILE);
+            let n = queries.len().checked_div(key_dim).unwrap_or(0).min(PREFILL_TILES * TILE);
             let (Some((q, q_rest)), Some((o, o_rest))) =
                 (queries.split_at_checked(n * key_dim), out.split_at_mut_checked(n * value_dim))
             else {
@@ -128,47 +164,38 @@ impl<S: Storage> Cache<S> {
             };
             let mut tiles = [const { Tile::EMPTY }; PREFILL_TILES];
             let tiles = tiles.get_mut(..n.div_ceil(TILE)).unwrap_or(&mut []);
-            self.attend_rows(&mut work.segment, &place, (n_tokens, row), q, tiles, o);
+            self.attend_rows(work, place, (n_tokens, row), (q, TILE), tiles, o);
             (queries, out, row) = (q_rest, o_rest, row + n);
         }
-        Ok(())
     }
 
-    /// Attends the query rows from `first` on, which fit the tiles; all lengths are checked.
+    /// Attends the query rows from `first` on, which fit the tiles with `per_tile` in each; all lengths are
+    /// checked.
     fn attend_rows(
         &self,
         work: &mut SegmentWork,
         place: &Place<'_>,
         (n_tokens, first): (usize, usize),
-        queries: &[f32],
+        (queries, per_tile): (&[f32], usize),
         tiles: &mut [Tile],
         out: &mut [f32],
     ) {
-        let (mut rest, mut row) = (queries, first);
-        for tile in tiles.iter_mut() {
-            rest = self.start_tile(&place.state, n_tokens, row, rest, tile);
+        let per_tile = (per_tile * self.plan.shape.key_head_dim).max(1);
+        let mut row = first;
+        for (tile, queries) in tiles.iter_mut().zip(queries.chunks(per_tile)) {
+            self.start_tile(place, n_tokens, row, queries, tile);
             row += tile.queries.n;
         }
         self.walk(work, place, tiles, out);
         self.finish(tiles, out);
     }
 
-    /// Rotates and quantizes query rows `first..` of a head; returns the queries that did not fit the tile.
-    fn start_tile<'q>(
-        &self,
-        state: &LayerState,
-        n_tokens: usize,
-        first: usize,
-        queries: &'q [f32],
-        tile: &mut Tile,
-    ) -> &'q [f32] {
+    /// Rotates and quantizes query rows `first..` of a head.
+    fn start_tile(&self, place: &Place<'_>, n_tokens: usize, first: usize, queries: &[f32], tile: &mut Tile) {
         let key_dim = self.plan.shape.key_head_dim;
         let softmax_scale = inverse_sqrt(key_dim as f32);
-        let mut rest = queries;
         tile.queries.n = 0;
-        for (i, line) in tile.lines.iter_mut().enumerate() {
-            let Some((query, tail)) = rest.split_at_checked(key_dim).filter(|_| key_dim > 0) else { break };
-            rest = tail;
+        for (i, (line, query)) in tile.lines.iter_mut().zip(queries.chunks(key_dim.max(1))).enumerate() {
             let mut x = [0.0f32; MAX_HEAD_DIM];
             let x = x.get_mut(..key_dim).unwrap_or(&mut []);
             for (to, from) in x.iter_mut().zip(query) {
@@ -178,12 +205,10 @@ impl<S: Storage> Cache<S> {
             line.factor = tile.queries.quantize(i, x) * softmax_scale;
             line.state = FoldState::EMPTY;
             let back = n_tokens - 1 - (first + i).checked_rem(n_tokens).unwrap_or(0);
-            line.to = state.len - back;
-            let window = self.plan.policy.window_len as usize;
-            line.from = if window == 0 { 0 } else { line.to.saturating_sub(window) };
+            line.to = place.state.len - back;
+            line.from = if place.window_len == 0 { 0 } else { line.to.saturating_sub(place.window_len) };
             tile.queries.n = i + 1;
         }
-        rest
     }
 
     /// Divides by the sums of weights and rotates back.
@@ -201,25 +226,45 @@ impl<S: Storage> Cache<S> {
 
     /// Takes the rows of some tiles over everything that the layer holds.
     fn walk(&self, work: &mut SegmentWork, place: &Place<'_>, tiles: &mut [Tile], out: &mut [f32]) {
-        let Place { state, key, value, .. } = place;
+        let Place { state, heads, .. } = place;
         let mut at = state.head;
-        self.prefetch_keys(at, key);
-        self.attend_sinks(work, place, tiles, out);
+        if let Some(head) = heads.first() {
+            self.prefetch_keys(at, &head.key);
+        }
+        place.for_each_head(tiles, out, |_, head, tiles, out| {
+            self.attend_sinks(work, place, head, tiles, out);
+        });
         while at != NONE {
             let record = self.record(at);
-            let head = SpanHead::read(record);
-            self.backend.prefetch_bytes(self.record(head.next));
-            if tiles.iter().any(|tile| tile.sees(head.start, head.count)) {
-                let segment = self.span_segment(record, &head, (key, value), work);
-                self.attend_segment(segment, work, tiles, out);
+            let span = SpanHead::read(record);
+            self.backend.prefetch_bytes(self.record(span.next));
+            if tiles.iter().any(|tile| tile.sees(span.start, span.count)) {
+                place.for_each_head(tiles, out, |i, head, tiles, out| {
+                    let mut segment = self.span_segment(record, &span, head, work);
+                    segment.next = match (heads.get(i + 1), heads.first()) {
+                        (Some(next), _) => Some((at, next.key)),
+                        (None, Some(first)) => Some((span.next, first.key)),
+                        (None, None) => None,
+                    };
+                    self.attend_segment(segment, work, tiles, out);
+                });
             }
-            at = head.next;
+            at = span.next;
         }
-        self.attend_hot(work, place, tiles, out);
+        place.for_each_head(tiles, out, |_, head, tiles, out| {
+            self.attend_hot(work, place, head, tiles, out);
+        });
     }
 
-    fn attend_sinks(&self, work: &mut SegmentWork, place: &Place<'_>, tiles: &mut [Tile], out: &mut [f32]) {
-        let Place { layer, state, key, value } = place;
+    fn attend_sinks(
+        &self,
+        work: &mut SegmentWork,
+        place: &Place<'_>,
+        Head { key, value }: &Head<'_>,
+        tiles: &mut [Tile],
+        out: &mut [f32],
+    ) {
+        let Place { layer, state, .. } = place;
         let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
         let mut first = 0;
         while first < state.n_sink {
@@ -239,8 +284,15 @@ impl<S: Storage> Cache<S> {
         }
     }
 
-    fn attend_hot(&self, work: &mut SegmentWork, place: &Place<'_>, tiles: &mut [Tile], out: &mut [f32]) {
-        let Place { layer, state, key, value } = place;
+    fn attend_hot(
+        &self,
+        work: &mut SegmentWork,
+        place: &Place<'_>,
+        Head { key, value }: &Head<'_>,
+        tiles: &mut [Tile],
+        out: &mut [f32],
+    ) {
+        let Place { layer, state, .. } = place;
         let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
         let mut first = 0;
         while first < state.n_hot {
@@ -267,22 +319,22 @@ impl<S: Storage> Cache<S> {
     fn span_segment<'a>(
         &'a self,
         record: &'a [u8],
-        head: &SpanHead,
-        (key, value): (&HeadPlace<'a>, &HeadPlace<'a>),
+        span: &SpanHead,
+        Head { key, value }: &Head<'a>,
         work: &mut SegmentWork,
     ) -> Segment<'a> {
         let scales = |place: &HeadPlace<'_>, out: &mut [f32; SEGMENT]| {
             let base = get_i16(record, place.plan.bases + 2 * place.block);
             let at = place.plan.scales + place.block * self.plan.span_len;
-            self.backend.scales_into(base, slice(record, at, head.count), out);
+            self.backend.scales_into(base, slice(record, at, span.count), out);
         };
         scales(key, &mut work.key_scales);
         scales(value, &mut work.value_scales);
         let part = |place: &HeadPlace<'_>, layout| {
             let ids = Self::id_bytes(record, place.plan);
-            Part { row: place.row, layout, rows: self.rows(place.plan, layout, place.block, ids, head.count) }
+            Part { row: place.row, layout, rows: self.rows(place.plan, layout, place.block, ids, span.count) }
         };
-        let key_part = part(key, self.plan.layout(Side::Key, head.key_tier));
+        let key_part = part(key, self.plan.layout(Side::Key, span.key_tier));
         let center = key_part.layout.is_centered().then(|| {
             let full = plane_row_bytes(4, key.plan.heads_per_block * key.plan.head_dim);
             let row_bytes = plane_row_bytes(4, key.row.block_values);
@@ -292,12 +344,12 @@ impl<S: Storage> Cache<S> {
             (Rows::one_plane(row, Layout::S4, key.row.block_values, 1), scale)
         });
         Segment {
-            start: head.start,
-            n: head.count,
+            start: span.start,
+            n: span.count,
             key: key_part,
-            value: part(value, self.plan.layout(Side::Value, head.value_tier)),
+            value: part(value, self.plan.layout(Side::Value, span.value_tier)),
             center,
-            next: Some((head.next, *key)),
+            next: None,
         }
     }
 
@@ -408,7 +460,7 @@ struct Segment<'a> {
     value: Part<'a>,
     /// The center of the keys and its scale.
     center: Option<(Rows<'a>, f32)>,
-    /// The span after it, whose keys are to be fetched meanwhile.
+    /// The span and the head that come next, whose keys are to be fetched meanwhile.
     next: Option<(u32, HeadPlace<'a>)>,
 }
 
@@ -419,24 +471,55 @@ struct Part<'a> {
     rows: Rows<'a>,
 }
 
-/// What is attended: a layer's head.
+/// What is attended: heads of a layer.
 struct Place<'a> {
     layer: usize,
     state: LayerState,
+    /// The newest positions that each query sees; 0 for all.
+    window_len: usize,
+    heads: &'a [Head<'a>],
+}
+
+impl<'a> Place<'a> {
+    /// Calls `f` for each head with its place, its tiles and its rows of `out`.
+    fn for_each_head(
+        &self,
+        tiles: &mut [Tile],
+        out: &mut [f32],
+        mut f: impl FnMut(usize, &Head<'a>, &mut [Tile], &mut [f32]),
+    ) {
+        let share = |len: usize| len.checked_div(self.heads.len()).unwrap_or(0).max(1);
+        let (n_tiles, n_out) = (share(tiles.len()), share(out.len()));
+        let parts = tiles.chunks_mut(n_tiles).zip(out.chunks_mut(n_out));
+        for (i, (head, (tiles, out))) in self.heads.iter().zip(parts).enumerate() {
+            f(i, head, tiles, out);
+        }
+    }
+}
+
+/// Where a KV head's keys and values are.
+#[derive(Clone, Copy)]
+struct Head<'a> {
     key: HeadPlace<'a>,
     value: HeadPlace<'a>,
 }
 
+impl<'a> Head<'a> {
+    fn new(plan: &'a Plan, kv_head: usize) -> Self {
+        Self { key: HeadPlace::new(&plan.key, kv_head), value: HeadPlace::new(&plan.value, kv_head) }
+    }
+}
+
 /// A head's block on one side.
 #[derive(Clone, Copy)]
-struct HeadPlace<'a> {
-    plan: &'a SidePlan,
-    block: usize,
-    row: HeadRow,
+pub(super) struct HeadPlace<'a> {
+    pub plan: &'a SidePlan,
+    pub block: usize,
+    pub row: HeadRow,
 }
 
 impl<'a> HeadPlace<'a> {
-    fn new(plan: &'a SidePlan, kv_head: usize) -> Self {
+    pub fn new(plan: &'a SidePlan, kv_head: usize) -> Self {
         let block = kv_head.checked_div(plan.heads_per_block).unwrap_or(0);
         let within = kv_head.checked_rem(plan.heads_per_block).unwrap_or(0);
         let row = HeadRow {

@@ -3,6 +3,7 @@
 mod append;
 mod attend;
 mod demote;
+mod dequantize;
 mod fork;
 mod layer;
 mod pack;

@@ -3,6 +3,9 @@
 use crate::kernel::{FoldState, Levels, Queries, SEGMENT, Scores, Sums, TILE, Weights};
 use crate::shape::MAX_HEAD_DIM;
 
+/// KV heads that share one walk over the spans in a decode step, one tile each, where a stack has room.
+pub(super) const DECODE_TILES: usize = if cfg!(target_pointer_width = "64") { 4 } else { 1 };
+
 /// Query rows that are scored together.
 pub(super) struct Tile {
     pub queries: Queries,
@@ -38,8 +41,8 @@ impl Tile {
 
 /// What one call needs; shared by its heads, since it takes as long to clear as to attend over a few tokens.
 pub(super) struct Work {
-    /// The query rows of a decode step, which fit one tile.
-    pub tile: Tile,
+    /// The query rows of a decode step, which fit one tile for each head.
+    pub tiles: [Tile; DECODE_TILES],
     pub segment: SegmentWork,
 }
 
@@ -60,7 +63,7 @@ impl Work {
     #[inline]
     pub fn new() -> Self {
         Self {
-            tile: Tile::EMPTY,
+            tiles: [const { Tile::EMPTY }; DECODE_TILES],
             segment: SegmentWork {
                 key_scales: [0.0; SEGMENT],
                 value_scales: [0.0; SEGMENT],

@@ -1,10 +1,10 @@
 //! Unpacked levels of a segment, between the kernels that write and those that read them.
 
 /// The levels of one side of a segment. Backends that unpack as they compute have no use for it.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) struct Levels;
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 impl Levels {
     pub fn new() -> Self {
         Self
@@ -14,5 +14,5 @@ impl Levels {
     pub fn forget(&mut self) {}
 }
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use super::x86_64::Levels;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(crate) use super::simd::Levels;

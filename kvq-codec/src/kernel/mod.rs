@@ -4,10 +4,16 @@
 //! floats that agree to the bound in `docs/NUMERICS.md`. Holding a [`Backend`] is the proof that its
 //! instructions exist on this machine, so its methods are safe.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(any(target_arch = "arm", test))]
+mod arm;
 mod fold;
 mod levels;
 mod query;
 mod scalar;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -48,9 +54,16 @@ pub(crate) struct HeadRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Scalar,
+    #[cfg(any(target_arch = "arm", test))]
+    Arm,
     #[cfg(target_arch = "x86_64")]
     Avx2(x86_64::Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(aarch64::Neon),
 }
+
+#[cfg(all(kvq_force_neon, not(target_arch = "aarch64")))]
+compile_error!("kvq_force_neon needs an aarch64 target");
 
 /// Which kernels a cache runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +74,13 @@ macro_rules! dispatch {
     ($self:ident, $function:ident($($argument:expr),*)) => {
         match $self.0 {
             Kind::Scalar => scalar::$function($($argument),*),
+            #[cfg(any(target_arch = "arm", test))]
+            Kind::Arm => scalar::$function($($argument),*),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => avx2.$function($($argument),*),
+            // The portable code: on this architecture it is compiled for NEON.
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(_) => scalar::$function($($argument),*),
         }
     };
 }
@@ -74,13 +92,26 @@ impl Backend {
     /// The fastest backend of this machine.
     ///
     /// With the `std` feature the CPU is asked at run time; without it, the compilation target decides.
-    /// `--cfg kvq_force_scalar` makes it [`Backend::SCALAR`].
+    /// `--cfg kvq_force_scalar` makes it [`Backend::SCALAR`], `--cfg kvq_force_neon` [`Backend::neon`].
     #[must_use]
     pub fn detect() -> Self {
         if cfg!(kvq_force_scalar) {
             return Self::SCALAR;
         }
-        Self::avx2().unwrap_or(Self::SCALAR)
+        if cfg!(kvq_force_neon) {
+            return Self::neon().unwrap_or(Self::SCALAR);
+        }
+        Self::avx2().or(Self::neon()).or(Self::arm()).unwrap_or(Self::SCALAR)
+    }
+
+    /// Kernels for 32-bit Arm, where that is the compilation target. They use the DSP instructions of Armv7E-M
+    /// cores, and of Armv8-M cores that `-C target-cpu` names and that have them.
+    #[must_use]
+    pub const fn arm() -> Option<Self> {
+        #[cfg(target_arch = "arm")]
+        return Some(Self(Kind::Arm));
+        #[cfg(not(target_arch = "arm"))]
+        None
     }
 
     /// AVX2 with FMA, where the CPU has them.
@@ -92,9 +123,19 @@ impl Backend {
         None
     }
 
+    /// NEON, where the compilation target has it: that is decided without asking the CPU.
+    #[must_use]
+    pub const fn neon() -> Option<Self> {
+        #[cfg(target_arch = "aarch64")]
+        if let Some(neon) = aarch64::Neon::detect() {
+            return Some(Self(Kind::Neon(neon)));
+        }
+        None
+    }
+
     /// Every backend of this machine, [`Backend::SCALAR`] first.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Some(Self::SCALAR), Self::avx2()].into_iter().flatten()
+        [Some(Self::SCALAR), Self::avx2(), Self::neon(), Self::arm()].into_iter().flatten()
     }
 
     /// The name used in flags and records.
@@ -102,8 +143,18 @@ impl Backend {
     pub const fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
+            #[cfg(any(target_arch = "arm", test))]
+            Kind::Arm => {
+                if arm::HAS_DSP {
+                    "arm-dsp"
+                } else {
+                    "arm"
+                }
+            }
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(_) => "neon",
         }
     }
 
@@ -177,8 +228,12 @@ impl Backend {
                 let _ = levels;
                 scalar::score_keys(layout, rows, head, queries, scores);
             }
+            #[cfg(any(target_arch = "arm", test))]
+            Kind::Arm => arm::score_keys(layout, rows, head, queries, scores),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => avx2.score_keys(layout, rows, head, queries, levels, scores),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(neon) => neon.score_keys(layout, rows, head, queries, levels, scores),
         }
     }
 
@@ -212,9 +267,15 @@ impl Backend {
                 let _ = levels;
                 scalar::accumulate_values(layout, rows, head, (n_queries, weights), sums);
             }
+            #[cfg(any(target_arch = "arm", test))]
+            Kind::Arm => arm::accumulate_values(layout, rows, head, (n_queries, weights), sums),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => {
                 avx2.accumulate_values(layout, rows, head, (n_queries, weights), levels, sums);
+            }
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(neon) => {
+                neon.accumulate_values(layout, rows, head, (n_queries, weights), levels, sums);
             }
         }
     }
@@ -251,8 +312,9 @@ mod tests {
         if cfg!(miri) { some } else { all }
     }
 
+    /// The kernels for Arm say themselves what its instructions compute, so that they run here, too.
     fn others() -> impl Iterator<Item = Backend> {
-        Backend::available().filter(|b| *b != Backend::SCALAR)
+        Backend::available().filter(|b| *b != Backend::SCALAR).chain([Backend(Kind::Arm)])
     }
 
     fn for_each_case(mut case: impl FnMut(Backend, Layout, Rows<'_>, HeadRow, usize, &mut Random)) {
@@ -302,12 +364,21 @@ mod tests {
     }
 
     #[test]
+    fn the_fastest_backend_is_detected_unless_another_is_forced() {
+        let neon = Backend::neon().is_some();
+        assert_eq!(neon, cfg!(all(target_arch = "aarch64", target_endian = "little")));
+        let forced = cfg!(kvq_force_scalar).then_some(Backend::SCALAR);
+        assert_eq!(forced.or(Backend::available().last()), Some(Backend::detect()));
+    }
+
+    #[test]
     fn scores_are_the_same_integers() {
         for_each_case(|backend, layout, rows, head, n, random| {
             let mut queries = Queries { n, ..Queries::EMPTY };
             queries.rows.iter_mut().flatten().for_each(|c| *c = ((random.next() % 255) as i8).max(-127));
             let wide = queries.wide_rows.iter_mut().flatten();
             wide.for_each(|c| *c = (random.next() as i16).max(-32_767));
+            queries.pair_up(head.head_dim);
             let (mut expected, mut got) = ([[7; SEGMENT]; TILE], [[7; SEGMENT]; TILE]);
             let mut levels = Levels::new();
             Backend::SCALAR.score_keys(layout, &rows, head, &queries, &mut levels, &mut expected);

@@ -1,6 +1,8 @@
 //! Rotated queries as integers.
 
 use super::TILE;
+#[cfg(any(target_arch = "arm", test))]
+use super::arm::QueryPairs;
 use crate::math::{larger, round_to_i32};
 use crate::shape::MAX_HEAD_DIM;
 
@@ -13,13 +15,21 @@ pub(crate) struct Queries {
     pub rows: [[i8; MAX_HEAD_DIM]; TILE],
     /// 16-bit codes of each row, for [`Q8`](crate::Layout::Q8): 8-bit keys deserve better than 8-bit queries.
     pub wide_rows: [[i16; MAX_HEAD_DIM]; TILE],
+    /// What the kernels for Arm read instead of `rows`.
+    #[cfg(any(target_arch = "arm", test))]
+    pub pairs: QueryPairs,
     /// Rows in use.
     pub n: usize,
 }
 
 impl Queries {
-    pub const EMPTY: Self =
-        Self { rows: [[0; MAX_HEAD_DIM]; TILE], wide_rows: [[0; MAX_HEAD_DIM]; TILE], n: 0 };
+    pub const EMPTY: Self = Self {
+        rows: [[0; MAX_HEAD_DIM]; TILE],
+        wide_rows: [[0; MAX_HEAD_DIM]; TILE],
+        #[cfg(any(target_arch = "arm", test))]
+        pairs: QueryPairs::EMPTY,
+        n: 0,
+    };
 
     /// Codes of `query` as row `i`; returns the value of a unit of the 8-bit codes, 0 for a query that is
     /// zero, subnormal or not finite.
@@ -34,6 +44,16 @@ impl Queries {
             *code = round_to_i32(v * inverse) as i8;
             *wide = round_to_i32(v * wide_inverse) as i16;
         }
+        #[cfg(any(target_arch = "arm", test))]
+        self.pairs.set(i, codes, query.len());
         peak / 127.0
+    }
+
+    /// Pairs up rows of `head_dim` codes that were written by hand.
+    #[cfg(test)]
+    pub fn pair_up(&mut self, head_dim: usize) {
+        for (i, codes) in self.rows.iter().enumerate() {
+            self.pairs.set(i, codes, head_dim);
+        }
     }
 }

@@ -1,17 +1,20 @@
 //! `bench`: bytes, speed and quality of caches side by side, on the same prompt.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::shared::{self, CommonArgs, Session, usage};
+use super::budget::{self, WhenFullChoice};
+use super::shared::{self, CommonArgs, Session, UsageError, usage};
 use super::text::{self, Text};
-use crate::eval::{self, Scored};
+use crate::eval::{self, Scored, WindowScore};
+use crate::kv_store::fixed::STRUCT_BYTES;
 use crate::measure::{self, CacheChoice, Measured, SpeedOptions};
 use crate::model::registry::BUILTIN;
+use crate::plan;
 use crate::policy::{NamedPolicy, preset_names};
-use crate::report::table::{Detail, bytes, legend, machine_line, model_line, table};
+use crate::report::table::{Detail, bytes, legend, machine_line, model_line, quarter_table, table};
 use crate::report::{Record, Run, Settings};
 
 /// Prompt length where the model has room for it; the ratio presets promise their ratio from here on.
@@ -27,15 +30,20 @@ const OLDER_SYSTEM: &str = "the older system published 9.56 MiB -> 2.39 MiB for 
 
 /// Flags of `bench`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  kvq bench --context 256,512 --policy 4x --policy 8bit --html bench.html\n  \
+                        kvq bench --context 900 --budget-mib 0.375"
+)]
 pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
     /// Preset or .toml file, may be given several times [default: every preset].
     #[arg(long, value_name = "PRESET|FILE")]
     policy: Vec<String>,
-    /// Tokens of the prompt [default: 1024, or what the model has room for].
-    #[arg(long, value_name = "N")]
-    context: Option<usize>,
+    /// Tokens of the prompt; several, with commas between, are measured one after the other [default: 1024, or
+    /// what the model has room for].
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    context: Vec<usize>,
     /// Tokens decoded behind the prompt.
     #[arg(long, value_name = "M", default_value_t = 64, value_parser = shared::at_least_one)]
     new_tokens: usize,
@@ -56,6 +64,16 @@ pub struct Args {
     #[arg(long, value_name = "SHAPE", value_parser = ["distilgpt2"],
           conflicts_with_all = ["model", "text", "windows", "recall"])]
     shape: Option<String>,
+    /// Give each packed cache so many MiB at the start and no byte more; policies then have no ratio
+    /// [default policy: 6x, whose ladder goes furthest].
+    #[arg(long, value_name = "MIB", value_parser = budget::mib)]
+    budget_mib: Option<f64>,
+    /// What those caches do when the bytes are used up.
+    #[arg(long, value_enum, default_value_t = WhenFullChoice::Demote, requires = "budget_mib")]
+    when_full: WhenFullChoice,
+    /// Write the record as one HTML page with charts.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Quality scores per cache, and what they took.
@@ -70,8 +88,12 @@ struct QualityScores {
 /// # Errors
 /// [`UsageError`](super::UsageError), or a failure of the model, a cache or a file.
 pub fn run(args: &Args) -> Result<()> {
-    let presets = || preset_names().map(str::to_owned).collect();
-    let policies = shared::policies(&if args.policy.is_empty() { presets() } else { args.policy.clone() })?;
+    let defaults = || match args.budget_mib {
+        Some(_) => vec!["6x".to_owned()],
+        None => preset_names().map(str::to_owned).collect(),
+    };
+    let mut policies =
+        shared::policies(&if args.policy.is_empty() { defaults() } else { args.policy.clone() })?;
     let mut common = args.common.clone();
     if let Some(shape) = &args.shape {
         common.model = format!("random:{shape}");
@@ -80,45 +102,87 @@ pub fn run(args: &Args) -> Result<()> {
     let random = session.loaded.info.random_weights;
     let max_context = session.model().config().max_context;
     let default = if random { RANDOM_CONTEXT } else { DEFAULT_CONTEXT };
-    let context = args.context.unwrap_or_else(|| default.min(max_context.saturating_sub(args.new_tokens)));
-    session.check_context(context, args.new_tokens)?;
+    let fitting = default.min(max_context.saturating_sub(args.new_tokens));
+    let contexts = if args.context.is_empty() { vec![fitting] } else { args.context.clone() };
+    for (i, &context) in contexts.iter().enumerate() {
+        session.check_context(context, args.new_tokens)?;
+        usage!(!contexts[..i].contains(&context), "--context {context}: given twice");
+    }
+    let longest = contexts.iter().copied().max().unwrap_or(fitting);
+
+    let budget_bytes = args.budget_mib.map(|mib| (mib * 1_048_576.0) as usize);
+    if let Some(bytes) = budget_bytes {
+        policies = policies.iter().map(|named| args.when_full.within_bytes(named)).collect();
+        for named in &policies {
+            check_budget(args, &session, named, bytes, longest + args.new_tokens)?;
+        }
+    }
 
     let text = if random { None } else { Some(text::read(args.text.as_deref(), &session)?) };
     let tokens = match &text {
         Some(text) => text.tokens.clone(),
-        None => random_tokens(context, session.model().config().vocab_size, args.common.seed),
+        None => random_tokens(longest, session.model().config().vocab_size, args.common.seed),
     };
     usage!(
-        tokens.len() >= context,
-        "--context {context}: the text has {} tokens; give a longer one with --text",
+        tokens.len() >= longest,
+        "--context {longest}: the text has {} tokens; give a longer one with --text",
         tokens.len()
     );
-    let n_windows = windows(args, &session, context, tokens.len())?;
+    let n_windows = windows(args, &session, longest, tokens.len())?;
     let n_recall = if args.recall { n_windows.max(1) } else { 0 };
 
-    let caches = CacheChoice::dense_and(&policies);
-    let speed = measure_speed(args, &session, &caches, &tokens[..context])?;
-    let begun = Instant::now();
-    let scores = measure_quality(&session, &caches, &tokens, context, n_windows, n_recall)?;
+    let caches = CacheChoice::dense_and(&policies, budget_bytes);
+    let (mut found, mut scored_tokens, mut eval_time) = (Vec::new(), 0, Duration::ZERO);
+    for &context in &contexts {
+        let speed = measure_speed(args, &session, &caches, &tokens[..context])?;
+        let begun = Instant::now();
+        let scores = measure_quality(&session, &caches, &tokens, context, n_windows, n_recall)?;
+        eval_time += begun.elapsed();
+        scored_tokens += scores.plain[0].windows.iter().map(WindowScore::positions).sum::<usize>();
+        found.extend(runs(&session, &caches, &speed, &scores, args.new_tokens)?);
+    }
     let settings = Settings {
-        context_tokens: context,
+        context_tokens: longest,
         new_tokens: Some(args.new_tokens),
         rounds: Some(args.rounds),
+        budget_bytes,
         windows: Some(n_windows),
         skip_windows: Some(0),
         recall_windows: Some(n_recall),
-        scored_tokens: scores.plain.first().map(|s| s.windows.iter().map(|w| w.positions()).sum()),
-        eval_seconds: (n_windows + n_recall > 0).then(|| begun.elapsed().as_secs_f64()),
+        scored_tokens: Some(scored_tokens),
+        eval_seconds: (n_windows + n_recall > 0).then_some(eval_time.as_secs_f64()),
         ..Settings::default()
     };
     let mut record =
         session.record("bench", &common, text.as_ref().map(|text| text.record.clone()), settings, &policies);
-    record.notes = notes(&record, context, &policies);
-    record.runs = runs(&session, &caches, &speed, &scores, args.new_tokens)?;
+    record.notes = notes(&record, &contexts, &policies);
+    record.runs = found;
     if common.shows_text() {
-        print!("{}", human(&record, text.as_ref(), &session)?);
+        print!("{}", human(&record, &contexts, text.as_ref(), &session)?);
     }
-    common.json.as_deref().map_or(Ok(()), |target| record.write_json(target))
+    shared::write(&record, common.json.as_deref(), args.html.as_deref())
+}
+
+/// Refuses a budget that the policy cannot hold `tokens` in.
+fn check_budget(
+    args: &Args,
+    session: &Session,
+    named: &NamedPolicy,
+    budget_bytes: usize,
+    tokens: usize,
+) -> Result<()> {
+    let mib = args.budget_mib.unwrap_or(0.0);
+    let shape = session.model().config().kv_shape();
+    let capacity = plan::capacity(shape, named.policy, budget_bytes.saturating_sub(STRUCT_BYTES))
+        .map_err(|error| UsageError(format!("--budget-mib {mib}: {error}")))?;
+    usage!(
+        capacity >= tokens || args.when_full == WhenFullChoice::Evict,
+        "--budget-mib {mib}: {} holds {capacity} tokens in it, and {tokens} are asked for; allowed are {:.3} and \
+         more, or --when-full evict",
+        named.name,
+        (plan::least_bytes(shape, named.policy, tokens)? + STRUCT_BYTES) as f64 / 1_048_576.0 + 0.0005
+    );
+    Ok(())
 }
 
 /// Windows to score: none of random tokens, and by default no more than the text has.
@@ -182,7 +246,7 @@ fn runs(
     let run = |i: usize| -> Result<Run> {
         let (cache, own) = (&caches[i], &speed[i]);
         let is_reference = *cache == CacheChoice::DenseF32;
-        let mut run = Run::new(cache, own.bytes, own.tokens_held, per_token)
+        let mut run = Run::filled(cache, &own.held, per_token)
             .with_speed(own, f32, f16, new_tokens)
             .with_quality(&scores.plain[i], is_reference)
             .with_recall(&scores.recall[i], is_reference);
@@ -195,12 +259,13 @@ fn runs(
     (0..caches.len()).map(run).collect()
 }
 
-fn notes(record: &Record, context: usize, policies: &[NamedPolicy]) -> Vec<String> {
+fn notes(record: &Record, contexts: &[usize], policies: &[NamedPolicy]) -> Vec<String> {
     let mut notes = record.model.weight_notes.clone();
     let ratio = |policy: &NamedPolicy| matches!(policy.policy.budget, kvq_codec::Budget::Compression(_));
-    if context < DEFAULT_CONTEXT && policies.iter().any(ratio) {
+    let shortest = contexts.iter().copied().min().unwrap_or(DEFAULT_CONTEXT);
+    if shortest < DEFAULT_CONTEXT && policies.iter().any(ratio) {
         notes.push(format!(
-            "presets with a ratio hold it from {DEFAULT_CONTEXT} tokens on; this run holds {context}, of which the \
+            "presets with a ratio hold it from {DEFAULT_CONTEXT} tokens on; {shortest} are fewer, of which the \
              8-bit window of the newest tokens is a larger share"
         ));
     }
@@ -223,9 +288,10 @@ fn random_tokens(n: usize, vocab_size: usize, seed: u64) -> Vec<u32> {
 }
 
 /// The record for people: what was measured, the table, its legend, and what each cache wrote.
-fn human(record: &Record, text: Option<&Text>, session: &Session) -> Result<String> {
+fn human(record: &Record, contexts: &[usize], text: Option<&Text>, session: &Session) -> Result<String> {
     let settings = &record.settings;
-    let (context, new_tokens) = (settings.context_tokens, settings.new_tokens.unwrap_or(0));
+    let (longest, new_tokens) = (settings.context_tokens, settings.new_tokens.unwrap_or(0));
+    let context = contexts.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     let source = text.map_or("random token ids".to_owned(), |text| text.record.name.clone());
     let mut lines = vec![
         format!("Model    {}", model_line(record)),
@@ -236,9 +302,9 @@ fn human(record: &Record, text: Option<&Text>, session: &Session) -> Result<Stri
             machine_line(record)
         ),
     ];
-    let fp16_bytes = context * record.model.kv_fp16_bytes_per_token;
+    let fp16_bytes = longest * record.model.kv_fp16_bytes_per_token;
     lines.push(format!(
-        "Baseline {}: the values of these {context} tokens in fp16, nothing else",
+        "Baseline {}: the values of {longest} tokens in fp16, nothing else",
         bytes(fp16_bytes)
     ));
     if let (Some(windows @ 1..), Some(scored)) = (settings.windows, settings.scored_tokens) {
@@ -246,18 +312,27 @@ fn human(record: &Record, text: Option<&Text>, session: &Session) -> Result<Stri
             "Quality  {scored} tokens scored in {windows} windows of {context}, teacher-forced"
         ));
     }
+    if let Some(budget) = settings.budget_bytes {
+        let when_full = record.policies.first().map_or("", |policy| &policy.when_full);
+        lines.push(format!("Budget   {} for each packed cache, when full: {when_full}", bytes(budget)));
+    }
     lines.push(String::new());
     lines.push(table(&record.runs, Detail::Brief));
     lines.push(legend(&record.runs, Detail::Brief));
+    if settings.budget_bytes.is_some() {
+        lines.push(format!("\n{}", quarter_table(&record.runs)));
+        lines.push("Tiers: tokens at so many bits, keys / values, oldest first.".into());
+    }
     lines.extend(record.notes.iter().map(|note| format!("Note: {note}.")));
     if let Some(text) = text {
-        let end = session.loaded.tokenizer.decode(&text.tokens[context.saturating_sub(40)..context])?;
+        let end = session.loaded.tokenizer.decode(&text.tokens[longest.saturating_sub(40)..longest])?;
         lines.push(format!(
             "\nWhat each cache writes next (the most likely token each time), after\n  ...{}",
             one_line(&end)
         ));
-        let reference = record.runs.first().and_then(|run| run.new_token_ids.as_ref());
-        for run in &record.runs {
+        let runs = || record.runs.iter().filter(|run| run.context_tokens == longest);
+        let reference = runs().next().and_then(|run| run.new_token_ids.as_ref());
+        for run in runs() {
             let same = run.name != "dense-f32" && run.new_token_ids.as_ref() == reference;
             let same = if same { ": the same tokens as dense-f32" } else { "" };
             lines.push(format!("{}{same}\n  {}", run.name, one_line(run.new_text.as_deref().unwrap_or(""))));

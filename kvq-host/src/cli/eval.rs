@@ -7,16 +7,19 @@ use anyhow::Result;
 
 use super::shared::{self, CommonArgs, UsageError, usage};
 use super::text;
-use crate::eval::{self, Window};
+use crate::eval::{self, Window, needle};
 use crate::measure::CacheChoice;
-use crate::report::table::{Detail, legend, machine_line, model_line, table};
-use crate::report::{Record, Run, Settings};
+use crate::report::table::{Detail, legend, machine_line, model_line, needle_table, table};
+use crate::report::{NeedleRecord, Record, Run, Settings};
 
 /// Tokens of a window where the model has room for them.
 const DEFAULT_CONTEXT: usize = 2048;
 
 /// Flags of `eval`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Example: kvq eval --context 256 --windows 2 --policy 4x --policy 8bit --html eval.html"
+)]
 pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
@@ -38,6 +41,12 @@ pub struct Args {
     /// Score as well as many windows whose end repeats a passage from more than half a window earlier.
     #[arg(long)]
     recall: bool,
+    /// Ask as well for facts at five depths of the text, so many at each.
+    #[arg(long, value_name = "N", value_parser = shared::at_least_one)]
+    needle: Option<usize>,
+    /// Write the record as one HTML page with charts.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -63,14 +72,25 @@ pub fn run(args: &Args) -> Result<()> {
         Vec::new()
     };
 
-    let caches = CacheChoice::dense_and(&policies);
-    let bar = shared::progress("quality", (plain.len() + recall.len()) * context * caches.len());
+    let needles = match args.needle {
+        Some(n) => needle::trials(&session.loaded.tokenizer, &text.tokens, context, n)
+            .map_err(|error| UsageError(format!("--needle {n}: {error}")))?,
+        None => Vec::new(),
+    };
+
+    let caches = CacheChoice::dense_and(&policies, None);
+    let bar =
+        shared::progress("quality", (plain.len() + recall.len() + needles.len()) * context * caches.len());
     let begun = Instant::now();
     let score = |windows: &[Window]| {
         eval::run(session.model(), windows, &caches, session.backend, &mut |n| bar.inc(n as u64))
     };
     let plain_scores = score(&plain)?;
     let recall_scores = score(&recall)?;
+    let found = caches.iter().map(|cache| {
+        needle::retrieved(session.model(), &needles, cache, session.backend, &mut |n| bar.inc(n as u64))
+    });
+    let found: Vec<_> = found.collect::<Result<_>>()?;
     let eval_seconds = begun.elapsed().as_secs_f64();
     bar.finish_and_clear();
 
@@ -92,15 +112,20 @@ pub fn run(args: &Args) -> Result<()> {
     record.runs = (0..caches.len())
         .map(|i| {
             let is_reference = caches[i] == CacheChoice::DenseF32;
-            Run::new(&caches[i], plain_scores[i].bytes, plain_scores[i].tokens_held, per_token)
+            let mut run = Run::filled(&caches[i], &plain_scores[i].held, per_token)
                 .with_quality(&plain_scores[i], is_reference)
-                .with_recall(&recall_scores[i], is_reference)
+                .with_recall(&recall_scores[i], is_reference);
+            run.needle = args.needle.map(|trials| {
+                let at = |(depth_pct, retrieved)| NeedleRecord { depth_pct, trials, retrieved };
+                needle::DEPTHS_PCT.into_iter().zip(found[i]).map(at).collect()
+            });
+            run
         })
         .collect();
     if args.common.shows_text() {
         print!("{}", human(&record));
     }
-    args.common.json.as_deref().map_or(Ok(()), |target| record.write_json(target))
+    shared::write(&record, args.common.json.as_deref(), args.html.as_deref())
 }
 
 /// The record for people: what was measured, the table and its legend.
@@ -126,6 +151,10 @@ fn human(record: &Record) -> String {
     lines.push(format!("Run      {:.1} s; {}", settings.eval_seconds.unwrap_or(0.0), machine_line(record)));
     lines.push(format!("\n{}", table(&record.runs, Detail::Full)));
     lines.push(legend(&record.runs, Detail::Full));
+    let needles = needle_table(&record.runs);
+    if !needles.is_empty() {
+        lines.push(format!("\n{needles}Facts of four digits at depths of the text, asked for at its end."));
+    }
     lines.extend(record.notes.iter().map(|note| format!("Note: {note}.")));
     lines.join("\n") + "\n"
 }

@@ -3,13 +3,19 @@
 //! Exit codes: 0 for success, 1 for a failure, 2 for a command line that asks for what is not allowed.
 
 mod bench;
+mod budget;
 mod eval;
 mod export;
 mod generate;
-mod generate_image;
+mod inspect;
+mod models;
+mod plan;
+mod report;
 mod shared;
+mod synth;
 mod text;
 mod threads;
+mod validate;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -21,6 +27,10 @@ pub use shared::UsageError;
 /// Without a verb, `kvq` runs `bench` on the model that is built in.
 #[derive(Debug, Parser)]
 #[command(name = "kvq", version, args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Exit codes: 0 success; 1 failure, or a line of `validate` that failed; 2 a command line \
+                        that asks for what is not allowed."
+)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -38,6 +48,18 @@ enum Verb {
     Export(export::Args),
     /// Quality of caches on a text, against the dense f32 cache.
     Eval(eval::Args),
+    /// Check bytes, quality, speed, memory and integration against limits.
+    Validate(validate::Args),
+    /// Bytes and attention error on synthetic keys and values.
+    Synth(synth::Args),
+    /// Tokens that a budget of bytes holds, bytes that a context needs.
+    Plan(plan::Args),
+    /// What a file is and holds: snapshots, model images, weights.
+    Inspect(inspect::Args),
+    /// Known models, and which of them are here.
+    Models(models::Args),
+    /// Compare records that bench and eval wrote.
+    Report(report::Args),
 }
 
 impl Cli {
@@ -52,6 +74,12 @@ impl Cli {
             Some(Verb::Generate(args)) => generate::run(args),
             Some(Verb::Export(args)) => export::run(args),
             Some(Verb::Eval(args)) => eval::run(args),
+            Some(Verb::Validate(args)) => validate::run(args),
+            Some(Verb::Synth(args)) => synth::run(args),
+            Some(Verb::Plan(args)) => plan::run(args),
+            Some(Verb::Inspect(args)) => inspect::run(args),
+            Some(Verb::Models(args)) => models::run(args),
+            Some(Verb::Report(args)) => report::run(args),
         }
     }
 }

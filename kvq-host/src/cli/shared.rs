@@ -1,6 +1,7 @@
 //! Flags and steps that verbs share.
 
 use std::fmt;
+use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -10,7 +11,10 @@ use kvq_codec::Backend;
 use super::threads;
 use crate::model::{LanguageModel, LoadedModel};
 use crate::policy::{self, NamedPolicy};
-use crate::report::{Machine, ModelRecord, PolicyRecord, Record, SCHEMA_VERSION, Settings, TextRecord};
+use crate::report::collection::Collection;
+use crate::report::{
+    Machine, ModelRecord, PolicyRecord, Record, SCHEMA_VERSION, Settings, TextRecord, html, peak_rss_bytes,
+};
 
 /// A command line that asks for what is not allowed: exit code 2.
 #[derive(Debug)]
@@ -65,6 +69,24 @@ pub enum BackendChoice {
     Avx2,
 }
 
+impl BackendChoice {
+    /// The kernels.
+    ///
+    /// # Errors
+    /// [`UsageError`] for kernels that this machine has not.
+    pub fn backend(self) -> Result<Backend> {
+        let backend = match self {
+            Self::Auto => Some(Backend::detect()),
+            Self::Scalar => Some(Backend::SCALAR),
+            Self::Avx2 => Backend::avx2(),
+        };
+        backend.ok_or_else(|| {
+            let names: Vec<_> = Backend::available().map(Backend::name).collect();
+            UsageError(format!("--backend avx2: this machine has {}", names.join(", "))).into()
+        })
+    }
+}
+
 fn threads_in_range(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n @ 1..=1024) => Ok(n),
@@ -98,16 +120,7 @@ impl CommonArgs {
     /// Kernels that this machine has not, or a model that cannot be loaded.
     pub fn start(&self) -> Result<Session> {
         let threads = threads::apply(self.threads)?;
-        let backend = match self.backend {
-            BackendChoice::Auto => Some(Backend::detect()),
-            BackendChoice::Scalar => Some(Backend::SCALAR),
-            BackendChoice::Avx2 => Backend::avx2(),
-        };
-        let Some(backend) = backend else {
-            let names: Vec<_> = Backend::available().map(Backend::name).collect();
-            let names = names.join(", ");
-            return Err(UsageError(format!("--backend avx2: this machine has {names}")).into());
-        };
+        let backend = self.backend.backend()?;
         let loaded = crate::model::load(&self.model, self.seed)?;
         Ok(Session { loaded, threads, backend })
     }
@@ -135,18 +148,19 @@ impl Session {
     ) -> Record {
         Record {
             schema_version: SCHEMA_VERSION,
-            kvq_version: env!("CARGO_PKG_VERSION"),
-            git_revision: Record::built_from(),
-            verb,
+            kvq_version: env!("CARGO_PKG_VERSION").into(),
+            git_revision: Record::built_from().map(str::to_owned),
+            verb: verb.into(),
             command_line: std::env::args().collect(),
             machine: Machine::here(),
             threads: self.threads,
-            backend: self.backend.name(),
+            backend: self.backend.name().into(),
             seed: args.seed,
             model: ModelRecord::new(&self.loaded.info, self.model()),
             text,
             settings,
             policies: policies.iter().map(PolicyRecord::from).collect(),
+            peak_rss_bytes: peak_rss_bytes(),
             notes: Vec::new(),
             runs: Vec::new(),
         }
@@ -176,6 +190,17 @@ pub fn policies(specs: &[String]) -> Result<Vec<NamedPolicy>> {
         found.push(policy);
     }
     Ok(found)
+}
+
+/// Writes the record where it was asked for: as JSON, and as a page.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write(record: &Record, json: Option<&str>, page: Option<&Path>) -> Result<()> {
+    if let Some(target) = json {
+        record.write_json(target)?;
+    }
+    page.map_or(Ok(()), |path| html::write(path, &Collection::one(record.clone())))
 }
 
 /// A progress bar over tokens on standard error; nothing where that is no terminal.

@@ -1,11 +1,12 @@
 //! Quality: each cache against the dense f32 cache of the same weights, on real text.
 //!
 //! Teacher-forced: the text itself is fed, and at every scored position the distributions over the next
-//! token are compared. The figures come from the real stores. Each cache reads the text in chunks as long as
-//! it allows, so that each query sees what it would see when generating, whatever other caches are in the
-//! run. All of them advance together, so that only a few hundred tokens' logits are in memory at a time.
+//! token are compared. The figures come from the real stores: each query sees what it would see when
+//! generating, whatever other caches are in the run. All caches advance together, so that only a few hundred
+//! tokens' logits are in memory at a time.
 
 mod divergence;
+pub mod needle;
 mod reader;
 mod summary;
 mod window;
@@ -20,28 +21,21 @@ pub use divergence::{Divergence, Reference, argmax};
 pub use summary::{Estimate, Quality, WindowScore, median, percentile};
 pub use window::{Window, plain, recall};
 
-use crate::kv_store::KvBytes;
-use crate::measure::CacheChoice;
+use crate::measure::{CacheChoice, Held};
 use crate::model::LanguageModel;
 use reader::{Reader, Rows};
 
-/// Tokens after which all caches are compared: many enough that a model with quantized weights computes the
-/// dense caches at the speed of full precision, few enough that their logits stay small.
+/// Tokens that go through the model before the caches are compared: many enough that quantized weights are
+/// multiplied in full precision, few enough that their logits stay small.
 const STEP_TOKENS: usize = 128;
-
-/// The longest chunk. No shorter than what a packed cache takes before it packs its first span: an odd
-/// remainder would be a short chunk, for which quantized weights may be multiplied more coarsely.
-const MAX_CHUNK_TOKENS: usize = 256;
 
 /// What the windows said about one cache.
 #[derive(Clone, Debug, Default)]
 pub struct Scored {
     /// One score per window.
     pub windows: Vec<WindowScore>,
-    /// Bytes held at the end of the last window.
-    pub bytes: KvBytes,
-    /// Tokens held there.
-    pub tokens_held: usize,
+    /// What was held after each chunk of the last window.
+    pub held: Vec<Held>,
 }
 
 /// Scores every cache on every window; the results are in the order of `caches`. `on_tokens` hears how many
@@ -59,22 +53,17 @@ pub fn run(
     let shape = model.config().kv_shape();
     let mut scored = vec![Scored::default(); caches.len()];
     for window in windows {
-        let mut reference = Reader::new(CacheChoice::DenseF32.open(shape, backend)?, STEP_TOKENS);
+        let mut reference = Reader::new(CacheChoice::DenseF32.open(shape, backend)?);
         let mut readers = Vec::new();
         for cache in caches {
             // The reference needs no second run; its place holds nothing.
-            readers.push(match cache {
-                CacheChoice::DenseF32 => None,
-                CacheChoice::DenseF16 => Some(Reader::new(cache.open(shape, backend)?, STEP_TOKENS)),
-                CacheChoice::Packed(_) => Some(Reader::new(cache.open(shape, backend)?, MAX_CHUNK_TOKENS)),
-            });
+            let needs_reader = !matches!(cache, CacheChoice::DenseF32);
+            readers.push(needs_reader.then(|| cache.open(shape, backend).map(Reader::new)).transpose()?);
         }
         let scores = score_window(model, window, &mut reference, &mut readers, on_tokens)?;
         for ((scored, score), reader) in scored.iter_mut().zip(scores).zip(&readers) {
-            let store = &reader.as_ref().unwrap_or(&reference).store;
             scored.windows.push(score);
-            scored.bytes = store.memory();
-            scored.tokens_held = store.len();
+            scored.held.clone_from(&reader.as_ref().unwrap_or(&reference).held);
         }
     }
     Ok(scored)

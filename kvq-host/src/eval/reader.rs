@@ -4,16 +4,17 @@ use anyhow::{Result, ensure};
 
 use super::Window;
 use crate::kv_store::KvStore;
+use crate::measure::Held;
 use crate::model::{LanguageModel, Logits};
 
-/// A cache that reads a window in chunks of its own, and the logits that wait for their comparison.
+/// A cache that reads a window, and the logits that wait for their comparison.
 pub(super) struct Reader {
     /// The cache.
     pub store: Box<dyn KvStore>,
     /// What was read and not yet forgotten.
     pub rows: Rows,
-    /// The longest chunk, whatever the cache allows.
-    max_chunk: usize,
+    /// What the cache held after each step.
+    pub held: Vec<Held>,
 }
 
 /// Logits of consecutive positions.
@@ -28,11 +29,11 @@ pub(super) struct Rows {
 
 impl Reader {
     /// Before the first token.
-    pub fn new(store: Box<dyn KvStore>, max_chunk: usize) -> Self {
-        Self { store, rows: Rows::default(), max_chunk }
+    pub fn new(store: Box<dyn KvStore>) -> Self {
+        Self { store, rows: Rows::default(), held: Vec::new() }
     }
 
-    /// Reads on until the positions before `goal` have been seen. A last chunk may reach further.
+    /// Reads on until the positions before `goal` have been seen.
     ///
     /// # Errors
     /// An error of the model or the store.
@@ -44,19 +45,18 @@ impl Reader {
         on_tokens: &mut dyn FnMut(usize),
     ) -> Result<()> {
         self.rows.vocab_size = model.config().vocab_size;
-        while self.store.len() < goal {
-            let pos = self.store.len();
-            let n = self.store.max_chunk().clamp(1, self.max_chunk).min(window.tokens.len() - pos);
-            let is_scored = window.scored.start < pos + n;
-            let wanted = if is_scored { Logits::All } else { Logits::None };
-            let logits = model.forward(&window.tokens[pos..pos + n], &mut *self.store, wanted)?;
-            if is_scored {
-                let rows = logits.flatten_all()?.to_vec1::<f32>()?;
-                ensure!(rows.len() == n * self.rows.vocab_size, "{} logits for {n} tokens", rows.len());
-                self.rows.push(pos, rows);
-            }
-            on_tokens(n);
+        let pos = self.store.len();
+        let n = goal - pos;
+        let is_scored = window.scored.start < goal;
+        let wanted = if is_scored { Logits::All } else { Logits::None };
+        let logits = model.forward(&window.tokens[pos..goal], &mut *self.store, wanted)?;
+        if is_scored {
+            let rows = logits.flatten_all()?.to_vec1::<f32>()?;
+            ensure!(rows.len() == n * self.rows.vocab_size, "{} logits for {n} tokens", rows.len());
+            self.rows.push(pos, rows);
         }
+        self.held.push(Held::of(&*self.store));
+        on_tokens(n);
         Ok(())
     }
 }

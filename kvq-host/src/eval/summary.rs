@@ -1,32 +1,47 @@
 //! From divergences of positions to the figures of a run.
 
+use std::ops::Range;
+
 use super::divergence::Divergence;
 
 /// What one window of text said about one cache.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WindowScore {
-    /// Σ NLL under the dense f32 reference, nats.
-    pub reference_nll_sum: f64,
-    /// Σ NLL under the cache, nats.
-    pub nll_sum: f64,
-    /// KL divergence of each scored position, nats.
-    pub klds: Vec<f64>,
-    /// Positions where both put the same token first.
-    pub same_top: usize,
+    /// NLL under the dense f32 reference, nats, and the comparison, position by position.
+    scored: Vec<(f64, Divergence)>,
 }
 
 impl WindowScore {
     /// Adds one position.
     pub fn push(&mut self, reference_nll: f64, position: Divergence) {
-        self.reference_nll_sum += reference_nll;
-        self.nll_sum += position.nll;
-        self.klds.push(position.kld);
-        self.same_top += usize::from(position.same_top);
+        self.scored.push((reference_nll, position));
     }
 
     /// Positions scored.
     pub fn positions(&self) -> usize {
-        self.klds.len()
+        self.scored.len()
+    }
+
+    /// The scored positions `range` alone; fewer where there are not so many.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let end = range.end.min(self.positions());
+        Self { scored: self.scored[range.start.min(end)..end].to_vec() }
+    }
+
+    fn nll_sum(&self) -> f64 {
+        self.scored.iter().map(|(_, position)| position.nll).sum()
+    }
+
+    fn reference_nll_sum(&self) -> f64 {
+        self.scored.iter().map(|(reference_nll, _)| reference_nll).sum()
+    }
+
+    fn kld_sum(&self) -> f64 {
+        self.scored.iter().map(|(_, position)| position.kld).sum()
+    }
+
+    fn same_top(&self) -> usize {
+        self.scored.iter().filter(|(_, position)| position.same_top).count()
     }
 
     fn per_position(&self, sum: f64) -> f64 {
@@ -70,9 +85,10 @@ impl Quality {
             return None;
         }
         let n = scored_tokens as f64;
-        let nll = windows.iter().map(|w| w.nll_sum).sum::<f64>() / n;
-        let reference_nll = windows.iter().map(|w| w.reference_nll_sum).sum::<f64>() / n;
-        let mut klds: Vec<f64> = windows.iter().flat_map(|w| w.klds.iter().copied()).collect();
+        let nll = windows.iter().map(WindowScore::nll_sum).sum::<f64>() / n;
+        let reference_nll = windows.iter().map(WindowScore::reference_nll_sum).sum::<f64>() / n;
+        let mut klds: Vec<f64> =
+            windows.iter().flat_map(|w| w.scored.iter().map(|(_, position)| position.kld)).collect();
         let kld_mean = klds.iter().sum::<f64>() / n;
         klds.sort_by(f64::total_cmp);
         let delta = |difference: f64| 100.0 * difference.exp_m1();
@@ -85,13 +101,13 @@ impl Quality {
             perplexity: nll.exp(),
             reference_perplexity: reference_nll.exp(),
             perplexity_delta_pct: estimate(delta(nll - reference_nll), &|w| {
-                delta(w.per_position(w.nll_sum - w.reference_nll_sum))
+                delta(w.per_position(w.nll_sum() - w.reference_nll_sum()))
             }),
-            kld_mean: estimate(kld_mean, &|w| w.per_position(w.klds.iter().sum())),
+            kld_mean: estimate(kld_mean, &|w| w.per_position(w.kld_sum())),
             kld_p99: percentile(&klds, 99.0),
             top1_agreement_pct: estimate(
-                100.0 * windows.iter().map(|w| w.same_top).sum::<usize>() as f64 / n,
-                &|w| 100.0 * w.per_position(w.same_top as f64),
+                100.0 * windows.iter().map(WindowScore::same_top).sum::<usize>() as f64 / n,
+                &|w| 100.0 * w.per_position(w.same_top() as f64),
             ),
         })
     }
@@ -159,6 +175,15 @@ mod tests {
         // Windows agree at 50 % and 100 %: standard error 25 points.
         assert_eq!(quality.top1_agreement_pct.value, 75.0);
         assert!((quality.top1_agreement_pct.standard_error.unwrap() - 25.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_part_of_a_window_is_scored_alone() {
+        let window = window(&[(1.0, 1.0, 0.1, true), (1.0, 1.0, 0.2, true), (1.0, 1.0, 0.6, false)]);
+        let quality = Quality::of(&[window.part(1..9)]).unwrap();
+        assert_eq!((quality.scored_tokens, quality.top1_agreement_pct.value), (2, 50.0));
+        assert!((quality.kld_mean.value - 0.4).abs() < 1e-12);
+        assert_eq!(Quality::of(&[window.part(7..9)]), None);
     }
 
     #[test]

@@ -1,15 +1,20 @@
 //! Where a model keeps its keys and values: one trait, so that model code is written once.
 
+pub mod candle;
 pub mod dense;
+pub mod fixed;
 pub mod packed;
+mod stretch;
 
 use anyhow::Result;
 use kvq_codec::KvShape;
 
+use crate::measure::TierMap;
+pub use stretch::{NewTokens, append_and_attend};
+
 /// Keys and values of one sequence, and attention over them.
 ///
-/// A forward pass over `n` new tokens calls [`append`](KvStore::append) and then
-/// [`attend`](KvStore::attend) for layer 0, 1, … in order. Shapes are `(heads, n, head_dim)`,
+/// A forward pass over `n` new tokens calls [`append_and_attend`] for layer 0, 1, … in order. Shapes are `(heads, n, head_dim)`,
 /// row-major, last axis contiguous.
 pub trait KvStore: Send {
     /// The shape this store was made for.
@@ -23,9 +28,9 @@ pub trait KvStore: Send {
         self.len() == 0
     }
 
-    /// How many tokens may be appended in one forward pass such that each query still sees exactly
-    /// what it would see one token at a time. Prefill splits its input there. At least 1.
-    fn max_chunk(&self) -> usize;
+    /// How many tokens may be appended to `layer` at once such that each query still sees exactly what it
+    /// would see one token at a time. At least 1.
+    fn stretch(&self, layer: usize) -> usize;
 
     /// Appends `n_tokens` to `layer`. Shapes: `k (n_kv_heads, n_tokens, key_head_dim)`,
     /// `v (n_kv_heads, n_tokens, value_head_dim)`.
@@ -35,7 +40,20 @@ pub trait KvStore: Send {
     /// scaled by `1/sqrt(key_head_dim)`. Shapes: `q (n_heads, n_tokens, key_head_dim)`,
     /// `out (n_heads, n_tokens, value_head_dim)`; `n_heads` is a multiple of `n_kv_heads`, and query
     /// head `h` reads KV head `h / (n_heads / n_kv_heads)`.
-    fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()>;
+    fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()> {
+        self.attend_within(layer, n_tokens, 0, q, out)
+    }
+
+    /// As [`attend`](Self::attend), where each query sees the newest `window_len` positions only, its own among
+    /// them; 0 for all.
+    fn attend_within(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        window_len: usize,
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<()>;
 
     /// Forgets every token from position `len` on.
     fn trim(&mut self, len: usize) -> Result<()>;
@@ -45,6 +63,16 @@ pub trait KvStore: Send {
 
     /// Every byte held, by purpose.
     fn memory(&self) -> KvBytes;
+
+    /// This store as a packed one, if it is: only those can be saved.
+    fn packed(&self) -> Option<&packed::PackedStore> {
+        None
+    }
+
+    /// Tokens by tier; none for a store without tiers.
+    fn tier_map(&self) -> Option<TierMap> {
+        None
+    }
 }
 
 /// Every byte a store holds, by purpose; the fields add up to [`total`](KvBytes::total).
@@ -79,5 +107,20 @@ impl KvBytes {
             + self.header_bytes
             + self.scratch_bytes
             + self.unused_bytes
+    }
+}
+
+impl std::iter::Sum for KvBytes {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            code_bytes: a.code_bytes + b.code_bytes,
+            scale_bytes: a.scale_bytes + b.scale_bytes,
+            center_bytes: a.center_bytes + b.center_bytes,
+            recent_bytes: a.recent_bytes + b.recent_bytes,
+            sink_bytes: a.sink_bytes + b.sink_bytes,
+            header_bytes: a.header_bytes + b.header_bytes,
+            scratch_bytes: a.scratch_bytes + b.scratch_bytes,
+            unused_bytes: a.unused_bytes + b.unused_bytes,
+        })
     }
 }

@@ -9,6 +9,7 @@
 //! trimming does not bring their bits back.
 
 mod cache;
+mod held;
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,11 @@ use candle_core::Tensor;
 use kvq_codec::Backend;
 
 pub use cache::CacheChoice;
+pub use held::{Held, TierMap};
 
 use crate::eval::{argmax, median};
-use crate::kv_store::{KvBytes, KvStore};
-use crate::model::{LanguageModel, Logits, prefill};
+use crate::kv_store::KvStore;
+use crate::model::{LanguageModel, Logits, prefill, prefill_observed};
 
 /// Tokens that a cache decodes before it is the next one's turn: long enough that the first token, which
 /// finds another cache's bytes in the CPU's caches, weighs little.
@@ -44,10 +46,8 @@ pub struct Measured {
     pub prefill: Vec<Duration>,
     /// Time to decode the new tokens, per round.
     pub decode: Vec<Duration>,
-    /// Bytes held after the prompt.
-    pub bytes: KvBytes,
-    /// Tokens held after the prompt.
-    pub tokens_held: usize,
+    /// What was held after each chunk of the prompt.
+    pub held: Vec<Held>,
     /// The tokens decoded in the first round: the most likely one each time.
     pub continuation: Vec<u32>,
 }
@@ -156,10 +156,10 @@ fn fill(
 ) -> Result<Running> {
     let mut store = cache.open(model.config().kv_shape(), options.backend)?;
     let begun = Instant::now();
-    let logits = prefill(model, &mut *store, prompt)?;
+    let mut held = Vec::new();
+    let logits = prefill_observed(model, &mut *store, prompt, &mut |store| held.push(Held::of(store)))?;
     measured.prefill.push(begun.elapsed());
-    measured.bytes = store.memory();
-    measured.tokens_held = store.len();
+    measured.held = held;
     Ok(Running { store, next: most_likely(&logits)?, new_tokens: Vec::new(), decode: Duration::ZERO })
 }
 

@@ -7,20 +7,39 @@ use candle_transformers::generation::LogitsProcessor;
 use super::{LanguageModel, Logits};
 use crate::kv_store::KvStore;
 
-/// Appends `tokens` to the store, in chunks that the store allows, and returns the logits of the last one,
-/// shape `(1, vocab_size)`.
+/// Tokens of a prompt that go through the model at a time: enough for the speed of a matrix product, few
+/// enough that their activations stay small.
+const PREFILL_CHUNK: usize = 256;
+
+/// Appends `tokens` to the store, in chunks, and returns the logits of the last one, shape
+/// `(1, vocab_size)`.
 ///
 /// # Errors
 /// An empty `tokens`, or an error of the model or the store.
 pub fn prefill(model: &dyn LanguageModel, store: &mut dyn KvStore, tokens: &[u32]) -> Result<Tensor> {
+    prefill_observed(model, store, tokens, &mut |_| ())
+}
+
+/// As [`prefill`]; `on_chunk` sees the store after each chunk.
+///
+/// # Errors
+/// As [`prefill`].
+pub fn prefill_observed(
+    model: &dyn LanguageModel,
+    store: &mut dyn KvStore,
+    tokens: &[u32],
+    on_chunk: &mut dyn FnMut(&dyn KvStore),
+) -> Result<Tensor> {
     ensure!(!tokens.is_empty(), "a prompt without tokens");
     let mut rest = tokens;
     loop {
-        let (chunk, after) = rest.split_at(rest.len().min(store.max_chunk().max(1)));
+        let (chunk, after) = rest.split_at(rest.len().min(PREFILL_CHUNK));
+        let wanted = if after.is_empty() { Logits::Last } else { Logits::None };
+        let logits = model.forward(chunk, store, wanted)?;
+        on_chunk(store);
         if after.is_empty() {
-            return model.forward(chunk, store, Logits::Last);
+            return Ok(logits);
         }
-        model.forward(chunk, store, Logits::None)?;
         rest = after;
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::linear::Linear;
 use super::weights::{Checkpoint, RandomSource, Source};
 use super::{LanguageModel, Logits, ModelConfig, forward, math};
-use crate::kv_store::KvStore;
+use crate::kv_store::{KvStore, NewTokens, append_and_attend};
 
 /// Sizes of a GPT-2 model, as Hugging Face's config.json names them.
 #[derive(Clone, Debug, Deserialize)]
@@ -233,8 +233,8 @@ impl LanguageModel for Gpt2 {
             let qkv = block.qkv.forward(&block.attention_norm.apply(&x))?;
             let [q, k, v] = [0, 1, 2]
                 .map(|part| math::split_heads(&qkv, 3 * hidden_size, part * hidden_size, n_heads, head_dim));
-            store.append(layer, n, &k, &v)?;
-            store.attend(layer, n, &q, &mut attended)?;
+            let new = NewTokens { n_tokens: n, q: &q, k: &k, v: &v, window_len: 0 };
+            append_and_attend(store, layer, new, &mut attended)?;
             math::add(&mut x, &block.attention_out.forward(&math::merge_heads(&attended, n, head_dim))?);
             let mut inner = block.up.forward(&block.feed_forward_norm.apply(&x))?;
             math::gelu_new(&mut inner);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 
 use super::weights::shard_names;
 
@@ -12,6 +12,8 @@ pub(crate) struct Files {
     pub(crate) config: PathBuf,
     pub(crate) generation_config: Option<PathBuf>,
     pub(crate) tokenizer: PathBuf,
+    pub(crate) tokenizer_config: Option<PathBuf>,
+    pub(crate) chat_template: Option<PathBuf>,
     pub(crate) weights: Vec<PathBuf>,
 }
 
@@ -31,16 +33,37 @@ pub(crate) fn fetch(repository: &str, name: &str) -> Result<Files> {
 }
 
 fn fetch_files(repository: &str) -> Result<Files> {
-    let api = ApiBuilder::from_env().with_progress(true).build()?;
+    let mut builder = ApiBuilder::from_env().with_progress(true);
+    // Repositories behind a licence want an account's token. The file that `hf auth login` leaves is read anyway.
+    if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
+        builder = builder.with_token(Some(token));
+    }
+    let api = builder.build()?;
     let repo = api.model(repository.into());
     let config = repo.get("config.json").context("config.json")?;
     let tokenizer = repo.get("tokenizer.json").context("tokenizer.json")?;
-    let generation_config = repo.get("generation_config.json").ok();
-    let weights = match repo.get("model.safetensors") {
-        Ok(path) => vec![path],
-        Err(error) => shards(&repo).with_context(|| format!("model.safetensors: {error}"))?,
+    let weights = match optional(&repo, "model.safetensors")? {
+        Some(path) => vec![path],
+        None => shards(&repo).context("there is no model.safetensors")?,
     };
-    Ok(Files { config, generation_config, tokenizer, weights })
+    Ok(Files {
+        config,
+        generation_config: optional(&repo, "generation_config.json")?,
+        tokenizer,
+        tokenizer_config: optional(&repo, "tokenizer_config.json")?,
+        chat_template: optional(&repo, "chat_template.jinja")?,
+        weights,
+    })
+}
+
+/// A file that not every repository has. Only the hub's own word counts as its absence: a connection that
+/// broke must not turn into a model without its chat template.
+fn optional(repo: &ApiRepo, name: &str) -> Result<Option<PathBuf>> {
+    match repo.get(name) {
+        Ok(path) => Ok(Some(path)),
+        Err(ApiError::RequestError(error)) if error.to_string().contains("404") => Ok(None),
+        Err(error) => Err(error).with_context(|| name.to_owned()),
+    }
 }
 
 fn shards(repo: &ApiRepo) -> Result<Vec<PathBuf>> {

@@ -10,6 +10,7 @@ use candle_core::quantized::gguf_file::Content;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::chat::{ChatTemplate, TokenizerConfig};
 use super::gpt2::{Gpt2, Gpt2Config};
 use super::llama::{self, Llama};
 use super::registry::{self, Location};
@@ -39,12 +40,21 @@ pub struct ModelInfo {
     pub random_weights: bool,
 }
 
+impl ModelInfo {
+    /// What tells this model's caches from any other's: the hash of its weights, or how they were drawn.
+    pub fn identity(&self) -> &str {
+        if self.sha256.is_empty() { &self.source_path } else { &self.sha256 }
+    }
+}
+
 /// A model with its tokenizer.
 pub struct LoadedModel {
     /// The model.
     pub model: Box<dyn LanguageModel>,
     /// Its tokenizer; for random weights that of the built-in model.
     pub tokenizer: TextTokenizer,
+    /// How conversations are written for it, if its files say so.
+    pub chat_template: Option<ChatTemplate>,
     /// Where it came from.
     pub info: ModelInfo,
 }
@@ -86,6 +96,7 @@ fn builtin() -> Result<LoadedModel> {
     Ok(LoadedModel {
         model: build(BUILTIN_CONFIG, &mut checkpoint)?,
         tokenizer: TextTokenizer::from_json(BUILTIN_TOKENIZER, &[BUILTIN_CONFIG])?,
+        chat_template: None,
         info: ModelInfo {
             name: registry::BUILTIN.into(),
             source_path: "built in".into(),
@@ -105,6 +116,7 @@ fn random(shape: &str, seed: u64) -> Result<LoadedModel> {
     Ok(LoadedModel {
         model: Box::new(Gpt2::random(&config, seed)?),
         tokenizer: TextTokenizer::from_json(BUILTIN_TOKENIZER, &[BUILTIN_CONFIG])?,
+        chat_template: None,
         info: ModelInfo {
             name: format!("random:{shape}"),
             source_path: format!("random numbers, seed {seed}"),
@@ -125,8 +137,15 @@ fn gguf(path: &Path) -> Result<LoadedModel> {
         Content::read(&mut reader).with_context(|| format!("{} is no GGUF file", path.display()))?;
     let tokenizer = TextTokenizer::from_gguf(&content)?;
     let (model, weight_notes) = Llama::from_gguf(&content, &mut reader)?;
+    let text = |key: &str| content.metadata.get(key).and_then(|value| value.to_string().ok());
+    let name = |id: Option<u32>| id.and_then(|id| tokenizer.token_name(id)).unwrap_or_default();
+    let chat_template = text("tokenizer.chat_template").map(|source| {
+        let eos_id = content.metadata.get("tokenizer.ggml.eos_token_id").and_then(|id| id.to_u32().ok());
+        ChatTemplate::new(source.clone(), name(tokenizer.bos_id()), name(eos_id))
+    });
     Ok(LoadedModel {
         model: Box::new(model),
+        chat_template,
         tokenizer,
         info: ModelInfo {
             name: String::new(),
@@ -140,10 +159,12 @@ fn gguf(path: &Path) -> Result<LoadedModel> {
 }
 
 pub(super) fn folder_files(folder: &Path) -> Result<hub::Files> {
-    let generation_config = folder.join("generation_config.json");
+    let optional = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
     Ok(hub::Files {
         config: folder.join("config.json"),
-        generation_config: generation_config.is_file().then_some(generation_config),
+        generation_config: optional("generation_config.json"),
+        tokenizer_config: optional("tokenizer_config.json"),
+        chat_template: optional("chat_template.jinja"),
         tokenizer: folder.join("tokenizer.json"),
         weights: safetensors_files(folder)?,
     })
@@ -159,12 +180,22 @@ fn checkpoint(files: &hub::Files) -> Result<LoadedModel> {
         configs.push(read(path)?);
     }
     let configs: Vec<&str> = configs.iter().map(String::as_str).collect();
-    let tokenizer = TextTokenizer::from_json(read(&files.tokenizer)?.as_bytes(), &configs)?;
+    let mut tokenizer = TextTokenizer::from_json(read(&files.tokenizer)?.as_bytes(), &configs)?;
+    let tokenizer_config = match &files.tokenizer_config {
+        Some(path) => TokenizerConfig::from_json(&read(path)?)?,
+        None => TokenizerConfig::default(),
+    };
+    let separate = files.chat_template.as_deref().map(read).transpose()?;
+    let (eos_token, chat_template) = tokenizer_config.into_parts(separate);
+    if let Some(name) = eos_token {
+        tokenizer = tokenizer.with_end(&name);
+    }
     let mut checkpoint = Checkpoint::open(&files.weights)?;
     let model = build(&config, &mut checkpoint)?;
     Ok(LoadedModel {
         model,
         tokenizer,
+        chat_template,
         info: ModelInfo {
             name: String::new(),
             source_path: files.weights[0].display().to_string(),

@@ -26,6 +26,13 @@ pub(crate) fn add(to: &mut [f32], from: &[f32]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
+/// Multiplies every value by `factor`; 1 costs nothing.
+pub(crate) fn scale(x: &mut [f32], factor: f32) {
+    if factor != 1.0 {
+        x.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
 /// Adds one row to every row of `rows (n, bias.len())`.
 pub(crate) fn add_bias(rows: &mut [f32], bias: &[f32]) {
     rows.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
@@ -87,6 +94,12 @@ pub(crate) fn silu_times(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
     }
+}
+
+/// GeGLU: `gelu(gate) · up`, into `gate`.
+pub(crate) fn gelu_times(gate: &mut [f32], up: &[f32]) {
+    gelu_new(gate);
+    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up);
 }
 
 /// Takes `count` heads from column `first` on out of rows: `(n, stride)` to `(count, n, head_dim)`.

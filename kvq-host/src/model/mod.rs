@@ -1,5 +1,6 @@
 //! Language models over a [`KvStore`]: the families, their weights and their tokenizers.
 
+mod chat;
 mod forward;
 pub mod generate;
 pub mod gpt2;
@@ -9,6 +10,7 @@ mod linear;
 mod llama;
 mod load;
 mod math;
+mod prefix;
 pub mod registry;
 mod rope;
 mod tokenizer;
@@ -19,16 +21,18 @@ use candle_core::Tensor;
 use kvq_codec::KvShape;
 
 use crate::kv_store::KvStore;
-pub use generate::{GenerateOptions, Generation, Generator, StopReason, generate, prefill};
+pub use chat::{ChatTemplate, Message};
+pub use generate::{GenerateOptions, Generation, Generator, StopReason, generate, prefill, prefill_observed};
 pub use image::export;
 pub use llama::Llama;
 pub use load::{LoadedModel, ModelInfo, load, load_weights};
+pub use prefix::keep_prefix;
 pub use tokenizer::{TextStream, TextTokenizer};
 
 /// Sizes of a model, whatever its family.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// `gpt2` or `llama`.
+    /// `gpt2`, `llama` or `gemma3`.
     pub architecture: String,
     /// Transformer layers.
     pub n_layers: usize,

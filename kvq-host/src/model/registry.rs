@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use kvq_codec::KvShape;
+
 /// A model that can be named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
@@ -9,37 +11,37 @@ pub struct Known {
     pub name: &'static str,
     /// Its repository on the Hugging Face hub; none for the built-in model.
     pub repository: Option<&'static str>,
-    /// One line for people.
-    pub description: &'static str,
+    /// The family that its code is written for.
+    pub family: &'static str,
+    /// What a token's keys and values are.
+    pub kv_shape: KvShape,
+}
+
+const fn on_hub(
+    name: &'static str,
+    repository: &'static str,
+    family: &'static str,
+    kv_shape: KvShape,
+) -> Known {
+    Known { name, repository: Some(repository), family, kv_shape }
 }
 
 /// Every known name.
-pub const KNOWN: [Known; 5] = [
-    Known {
-        name: BUILTIN,
-        repository: None,
-        description: "tiny GPT-2 trained on short stories, in this program",
-    },
-    Known {
-        name: "smollm2-135m",
-        repository: Some("HuggingFaceTB/SmolLM2-135M-Instruct"),
-        description: "Llama family, 30 layers, 9 heads on 3 KV heads of 64, 8192 positions",
-    },
-    Known {
-        name: "distilgpt2",
-        repository: Some("distilbert/distilgpt2"),
-        description: "GPT-2 family, 6 layers, 12 heads of 64, 1024 positions",
-    },
-    Known {
-        name: "gpt2",
-        repository: Some("openai-community/gpt2"),
-        description: "GPT-2 family, 12 layers, 12 heads of 64, 1024 positions",
-    },
-    Known {
-        name: "gpt2-medium",
-        repository: Some("openai-community/gpt2-medium"),
-        description: "GPT-2 family, 24 layers, 16 heads of 64, 1024 positions",
-    },
+pub const KNOWN: [Known; 14] = [
+    Known { name: BUILTIN, repository: None, family: "GPT-2", kv_shape: KvShape::new(3, 4, 32) },
+    on_hub("distilgpt2", "distilbert/distilgpt2", "GPT-2", KvShape::new(6, 12, 64)),
+    on_hub("gpt2", "openai-community/gpt2", "GPT-2", KvShape::new(12, 12, 64)),
+    on_hub("gpt2-medium", "openai-community/gpt2-medium", "GPT-2", KvShape::new(24, 16, 64)),
+    on_hub("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "Llama", KvShape::new(30, 3, 64)),
+    on_hub("smollm2-360m", "HuggingFaceTB/SmolLM2-360M-Instruct", "Llama", KvShape::new(32, 5, 64)),
+    on_hub("smollm2-1.7b", "HuggingFaceTB/SmolLM2-1.7B-Instruct", "Llama", KvShape::new(24, 32, 64)),
+    on_hub("tinyllama-1.1b", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "Llama", KvShape::new(22, 4, 64)),
+    on_hub("llama-3.2-1b", "meta-llama/Llama-3.2-1B-Instruct", "Llama", KvShape::new(16, 8, 64)),
+    on_hub("llama-3.2-3b", "meta-llama/Llama-3.2-3B-Instruct", "Llama", KvShape::new(28, 8, 128)),
+    on_hub("llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", "Llama", KvShape::new(32, 8, 128)),
+    on_hub("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2", KvShape::new(24, 2, 64)),
+    on_hub("qwen3-0.6b", "Qwen/Qwen3-0.6B", "Qwen3", KvShape::new(28, 8, 128)),
+    on_hub("gemma-3-270m", "google/gemma-3-270m-it", "Gemma 3", KvShape::new(18, 1, 256)),
 ];
 
 /// The name of the model inside this program.

@@ -3,6 +3,8 @@
 //! The angles of one forward pass serve all of its layers and heads, so they are computed once per pass
 //! (about a microsecond per token) and nothing is kept that grows with the longest context.
 
+use anyhow::{Result, ensure};
+
 /// How a head vector is paired for rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pairing {
@@ -19,6 +21,64 @@ pub(crate) struct Rope {
     frequencies: Vec<f64>,
 }
 
+/// How a model reaches contexts longer than those that its frequencies were made for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Scaling {
+    /// Not at all.
+    None,
+    /// Positions divided by this.
+    Linear(f64),
+    /// Slow frequencies divided, fast ones kept, and a ramp in between: Llama 3.1 and later, as config.json
+    /// states it (the method is described in `transformers`, `_compute_llama3_parameters`).
+    Llama3 {
+        /// What slow frequencies are divided by.
+        factor: f64,
+        /// Turns within `original_context` up to which a frequency is slow, and from which it is fast.
+        turns: (f64, f64),
+        /// The context that the frequencies were made for.
+        original_context: f64,
+    },
+    /// Each frequency divided by its own number: the same as a GGUF file states it.
+    Divisors(Vec<f64>),
+}
+
+impl Scaling {
+    /// # Errors
+    /// Figures that leave no frequencies, or divisors for another number of pairs.
+    pub(crate) fn check(&self, dims: usize) -> Result<()> {
+        let is_positive = |x: f64| x.is_finite() && x > 0.0;
+        match self {
+            Self::None => {}
+            Self::Linear(factor) => ensure!(is_positive(*factor), "positions divided by {factor}"),
+            Self::Llama3 { factor, turns: (slow, fast), original_context } => ensure!(
+                is_positive(*factor) && is_positive(*slow) && slow < fast && is_positive(*original_context),
+                "rope scaling `llama3` by {factor} between {slow} and {fast} turns in {original_context} tokens"
+            ),
+            Self::Divisors(divisors) => ensure!(
+                divisors.len() == dims / 2 && divisors.iter().all(|&divisor| is_positive(divisor)),
+                "{} frequency factors for {} pairs, or one that is not positive",
+                divisors.len(),
+                dims / 2
+            ),
+        }
+        Ok(())
+    }
+
+    /// What the frequency of `pair` is divided by.
+    fn divisor(&self, pair: usize, frequency: f64) -> f64 {
+        match self {
+            Self::None => 1.0,
+            Self::Linear(factor) => *factor,
+            Self::Llama3 { factor, turns: (slow, fast), original_context } => {
+                let turns = frequency * original_context / std::f64::consts::TAU;
+                let kept = ((turns - slow) / (fast - slow)).clamp(0.0, 1.0);
+                1.0 / (kept + (1.0 - kept) / factor)
+            }
+            Self::Divisors(divisors) => divisors[pair],
+        }
+    }
+}
+
 /// Cosine and sine for each position and pair of one forward pass, `(n, pairs)`.
 pub(crate) struct Angles {
     pairing: Pairing,
@@ -31,6 +91,14 @@ impl Rope {
     pub(crate) fn new(pairing: Pairing, dims: usize, base: f64) -> Self {
         let frequency = |pair: usize| base.powf(-2.0 * pair as f64 / dims as f64);
         Self { pairing, frequencies: (0..dims / 2).map(frequency).collect() }
+    }
+
+    /// The same for longer contexts; `scaling` was checked for as many values as are rotated.
+    pub(crate) fn scaled(mut self, scaling: &Scaling) -> Self {
+        for (pair, frequency) in self.frequencies.iter_mut().enumerate() {
+            *frequency /= scaling.divisor(pair, *frequency);
+        }
+        self
     }
 
     /// The angles of positions `pos..pos + n`.
@@ -90,6 +158,49 @@ mod tests {
         halves.apply(&mut h, 8);
         assert_eq!(permute(&a), h);
         assert_ne!(a, original);
+    }
+
+    #[test]
+    fn linear_scaling_makes_positions_fractions() {
+        let mut x = [1.0, 2.0, 3.0, 4.0];
+        let mut y = x;
+        Rope::new(Pairing::Halves, 4, 100.0).scaled(&Scaling::Linear(8.0)).angles(16, 1).apply(&mut x, 4);
+        Rope::new(Pairing::Halves, 4, 100.0).angles(2, 1).apply(&mut y, 4);
+        assert_eq!(x, y);
+    }
+
+    #[test]
+    fn llama3_scaling_divides_slow_frequencies_only() {
+        let scaling = Scaling::Llama3 { factor: 8.0, turns: (1.0, 4.0), original_context: 64.0 };
+        scaling.check(16).unwrap();
+        let plain = Rope::new(Pairing::Halves, 16, 10_000.0);
+        let expected = plain.frequencies.clone();
+        let scaled = plain.scaled(&scaling).frequencies;
+        // 10.2 turns within 64 tokens are fast, 3.2 are on the ramp, 1.0 and fewer are slow.
+        assert_eq!(scaled[0], expected[0]);
+        let (kept, on_ramp) =
+            ((expected[1] * 64.0 / std::f64::consts::TAU - 1.0) / 3.0, scaled[1] / expected[1]);
+        assert!((on_ramp - (kept + (1.0 - kept) / 8.0)).abs() < 1e-12, "{on_ramp}");
+        assert_eq!(scaled[3], expected[3] / 8.0);
+        // What a GGUF file states for it.
+        let divisors =
+            Scaling::Divisors(expected.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect());
+        divisors.check(16).unwrap();
+        let again = Rope::new(Pairing::Halves, 16, 10_000.0).scaled(&divisors).frequencies;
+        assert!(again.iter().zip(&scaled).all(|(a, b)| (a / b - 1.0).abs() < 1e-12));
+    }
+
+    #[test]
+    fn scalings_without_frequencies_are_refused() {
+        for scaling in [
+            Scaling::Linear(0.0),
+            Scaling::Linear(f64::NAN),
+            Scaling::Llama3 { factor: 8.0, turns: (4.0, 4.0), original_context: 64.0 },
+            Scaling::Divisors(vec![1.0; 7]),
+            Scaling::Divisors(vec![0.0; 8]),
+        ] {
+            assert!(scaling.check(16).is_err(), "{scaling:?}");
+        }
     }
 
     #[test]

@@ -1,22 +1,23 @@
 //! Where a measurement was made.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine, as far as the system tells.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Machine {
     /// Name of the processor; null where the system does not tell.
     pub cpu: Option<String>,
     /// Logical processors that this process may use.
     pub logical_cpus: usize,
     /// Instruction-set architecture.
-    pub arch: &'static str,
+    pub arch: String,
     /// Vector extensions found at run time that the kernels ask for.
-    pub cpu_features: Vec<&'static str>,
+    pub cpu_features: Vec<String>,
     /// Main memory, bytes; null where the system does not tell.
     pub memory_bytes: Option<u64>,
     /// Operating system.
-    pub os: &'static str,
+    pub os: String,
 }
 
 impl Machine {
@@ -25,10 +26,10 @@ impl Machine {
         Self {
             cpu: proc_value("/proc/cpuinfo", "model name"),
             logical_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            arch: std::env::consts::ARCH,
-            cpu_features: cpu_features(),
+            arch: std::env::consts::ARCH.into(),
+            cpu_features: cpu_features().into_iter().map(str::to_owned).collect(),
             memory_bytes: proc_value("/proc/meminfo", "MemTotal").as_deref().and_then(kib),
-            os: std::env::consts::OS,
+            os: std::env::consts::OS.into(),
         }
     }
 }

@@ -4,20 +4,26 @@
 //! nothing that is not in it. A figure that was not measured is `null` in the record and a dash in the
 //! table, never 0.
 
+pub mod collection;
+pub mod compare;
+mod filling;
+pub mod html;
 mod machine;
 mod policy;
+pub mod reference;
 mod run;
 pub mod table;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use serde::Serialize;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use filling::{GrowthPoint, QuarterRecord, TierMapRecord, TierUseRecord};
 pub use machine::{Machine, peak_rss_bytes};
 pub use policy::PolicyRecord;
-pub use run::Run;
+pub use run::{NeedleRecord, Run};
 
 use crate::model::{LanguageModel, ModelInfo};
 
@@ -25,16 +31,17 @@ use crate::model::{LanguageModel, ModelInfo};
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Everything a verb found and under which conditions.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Record {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
     /// Version of this program.
-    pub kvq_version: &'static str,
+    pub kvq_version: String,
     /// Commit the program was built from, `-dirty` appended where its sources differed; null if unknown.
-    pub git_revision: Option<&'static str>,
+    pub git_revision: Option<String>,
     /// The verb: `bench`, `eval` or `generate`.
-    pub verb: &'static str,
+    pub verb: String,
     /// The command line, word by word.
     pub command_line: Vec<String>,
     /// Where it ran.
@@ -42,7 +49,7 @@ pub struct Record {
     /// Threads of the model and the caches.
     pub threads: usize,
     /// Kernels of packed caches.
-    pub backend: &'static str,
+    pub backend: String,
     /// Seed of everything random.
     pub seed: u64,
     /// The model.
@@ -53,6 +60,8 @@ pub struct Record {
     pub settings: Settings,
     /// Policies of the packed runs.
     pub policies: Vec<PolicyRecord>,
+    /// Peak resident memory of the process up to the end of the measurement, bytes; null if unknown.
+    pub peak_rss_bytes: Option<u64>,
     /// What a reader should know beside the figures, one sentence each.
     pub notes: Vec<String>,
     /// One object per cache.
@@ -60,7 +69,8 @@ pub struct Record {
 }
 
 /// The model of a record.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ModelRecord {
     /// The name it was asked for by.
     pub name: String,
@@ -113,7 +123,8 @@ impl ModelRecord {
 }
 
 /// The text of a record.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TextRecord {
     /// The file's path, or the name of a text inside this program.
     pub name: String,
@@ -133,14 +144,17 @@ impl TextRecord {
 }
 
 /// The settings of a verb; those of other verbs are null.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Settings {
-    /// Tokens of the prompt, or of one window.
+    /// Tokens of the prompt, or of one window; the longest where there were several: each run has its own.
     pub context_tokens: usize,
     /// Tokens decoded behind the prompt.
     pub new_tokens: Option<usize>,
     /// Rounds of the speed measurement.
     pub rounds: Option<usize>,
+    /// Bytes that each packed cache was given at the start; null where caches grew.
+    pub budget_bytes: Option<usize>,
     /// Windows scored.
     pub windows: Option<usize>,
     /// Windows left out before the first.
@@ -173,6 +187,29 @@ impl Record {
             .with_context(|| format!("--json {target}: cannot write the file"))
     }
 
+    /// Reads a record that was written as JSON.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is no record, or has another [`SCHEMA_VERSION`].
+    pub fn read_json(path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema_version: u32,
+        }
+        let json =
+            std::fs::read(path).with_context(|| format!("{}: cannot read the file", path.display()))?;
+        let version: Version = serde_json::from_slice(&json)
+            .with_context(|| format!("{}: this is no record of kvq", path.display()))?;
+        ensure!(
+            version.schema_version == SCHEMA_VERSION,
+            "{}: schema_version {}, this program reads {SCHEMA_VERSION}",
+            path.display(),
+            version.schema_version
+        );
+        serde_json::from_slice(&json)
+            .with_context(|| format!("{}: a record of another shape", path.display()))
+    }
+
     /// The commit this program was built from.
     pub const fn built_from() -> Option<&'static str> {
         option_env!("KVQ_GIT_REVISION")
@@ -181,4 +218,24 @@ impl Record {
 
 fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `docs/record.schema.json` is made from the types here: run with `KVQ_BLESS=1` after a change.
+    #[test]
+    fn the_schema_in_docs_is_that_of_the_types() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/record.schema.json");
+        let mut schema = serde_json::to_string_pretty(&schemars::schema_for!(Record)).unwrap();
+        schema.push('\n');
+        if std::env::var_os("KVQ_BLESS").is_some() {
+            std::fs::write(&path, &schema).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(&path).is_ok_and(|found| found == schema),
+            "docs/record.schema.json is not that of the types: KVQ_BLESS=1 cargo test --release -p kvq-host schema"
+        );
+    }
 }

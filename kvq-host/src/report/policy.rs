@@ -1,12 +1,13 @@
 //! A policy as a record states it.
 
 use kvq_codec::{Budget, Side, Tier, WhenFull};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::NamedPolicy;
 
 /// What a policy keeps precise and gives up.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyRecord {
     /// Its name in the runs.
     pub name: String,
@@ -25,16 +26,17 @@ pub struct PolicyRecord {
     /// Compression against fp16 that the budget asks for; null for a budget of bytes.
     pub budget_compression: Option<f64>,
     /// `error`, `demote` or `evict`.
-    pub when_full: &'static str,
+    pub when_full: String,
     /// Tokens that a query looks back on; 0 for all.
     pub window_len: u32,
 }
 
 /// One tier.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TierRecord {
     /// Name of the layout.
-    pub layout: &'static str,
+    pub layout: String,
     /// Nominal bits of a code.
     pub code_bits: usize,
     /// Age in tokens from which spans enter it; null where only the budget asks for it.
@@ -42,10 +44,11 @@ pub struct TierRecord {
 }
 
 /// One step of the ladder.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StepRecord {
     /// `key` or `value`.
-    pub side: &'static str,
+    pub side: String,
     /// Index of the tier moved into.
     pub to: u8,
 }
@@ -65,7 +68,7 @@ impl From<&NamedPolicy> for PolicyRecord {
                 .ladder
                 .iter()
                 .flatten()
-                .map(|step| StepRecord { side: side(step.side), to: step.to })
+                .map(|step| StepRecord { side: side(step.side).into(), to: step.to })
                 .collect(),
             budget_compression: match policy.budget {
                 Budget::Compression(hundredths) => Some(f64::from(hundredths) / 100.0),
@@ -75,7 +78,8 @@ impl From<&NamedPolicy> for PolicyRecord {
                 WhenFull::Error => "error",
                 WhenFull::Demote => "demote",
                 WhenFull::Evict => "evict",
-            },
+            }
+            .into(),
             window_len: policy.window_len,
         }
     }
@@ -84,7 +88,7 @@ impl From<&NamedPolicy> for PolicyRecord {
 impl From<&Tier> for TierRecord {
     fn from(tier: &Tier) -> Self {
         Self {
-            layout: tier.layout.name(),
+            layout: tier.layout.name().into(),
             code_bits: tier.layout.code_bits(),
             from_age_tokens: (tier.from_age != Tier::UNDER_PRESSURE).then_some(tier.from_age),
         }

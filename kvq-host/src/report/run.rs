@@ -1,13 +1,27 @@
 //! One cache's figures: the object that a record holds per run.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::filling::{GrowthPoint, QuarterRecord, TierMapRecord, growth, quarters};
 use crate::eval::{Quality, Scored};
 use crate::kv_store::KvBytes;
-use crate::measure::{CacheChoice, Measured};
+use crate::measure::{CacheChoice, Held, Measured};
+
+/// Facts at one depth of a text, asked for at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct NeedleRecord {
+    /// Depth, percent of the text before the fact.
+    pub depth_pct: usize,
+    /// Facts asked for.
+    pub trials: usize,
+    /// Facts found again.
+    pub retrieved: usize,
+}
 
 /// One cache's figures; `None` (`null`) is what was not measured.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Run {
     /// `dense-f32`, `dense-f16` or the policy's name.
     pub name: String,
@@ -69,6 +83,16 @@ pub struct Run {
     pub recall_kld_mean: Option<f64>,
     /// Its standard error over windows, nats.
     pub recall_kld_mean_standard_error: Option<f64>,
+    /// `‖attention − attention of dense-f32‖ / ‖attention of dense-f32‖` on synthetic queries; null elsewhere.
+    pub attention_error: Option<f64>,
+    /// Facts found again, by their depth; null where none was asked for.
+    pub needle: Option<Vec<NeedleRecord>>,
+    /// Bytes held while the cache filled, by length; null where that was not watched.
+    pub growth: Option<Vec<GrowthPoint>>,
+    /// Tokens by tier at `context_tokens`; null for a dense cache.
+    pub tier_map: Option<TierMapRecord>,
+    /// The quarters of the scored windows, in order; null where no window was scored.
+    pub quarters: Option<Vec<QuarterRecord>>,
     /// Peak resident memory of the process, bytes; null where the process held other caches as well.
     pub peak_rss_bytes: Option<u64>,
     /// Tokens generated behind the prompt.
@@ -103,6 +127,15 @@ impl Run {
         }
     }
 
+    /// From what a cache held while it filled: bytes and tiers at the end, and the way there.
+    pub fn filled(cache: &CacheChoice, held: &[Held], fp16_bytes_per_token: usize) -> Self {
+        let last = held.last().cloned().unwrap_or_default();
+        let mut run = Self::new(cache, last.bytes, last.tokens, fp16_bytes_per_token);
+        run.growth = Some(growth(held));
+        run.tier_map = last.tiers.as_ref().map(TierMapRecord::from);
+        run
+    }
+
     /// Adds the speed of a cache beside the two dense ones.
     #[must_use]
     pub fn with_speed(mut self, own: &Measured, f32: &Measured, f16: &Measured, new_tokens: usize) -> Self {
@@ -119,6 +152,7 @@ impl Run {
     pub fn with_quality(mut self, scored: &Scored, is_reference: bool) -> Self {
         let Some(quality) = Quality::of(&scored.windows) else { return self };
         self.perplexity = Some(quality.perplexity);
+        self.quarters = Some(quarters(&scored.windows, &scored.held, is_reference));
         if is_reference {
             return self;
         }

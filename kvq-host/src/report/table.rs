@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Record, Run};
+use super::{Record, Run, TierMapRecord, TierUseRecord};
 
 /// One column: its heading, and what stands in it for a run.
 struct Column {
@@ -21,6 +21,9 @@ pub enum Detail {
     Full,
 }
 
+/// Heading of the column that is there only where runs differ in it.
+const CONTEXT: &str = "context";
+
 const fn column(above: &'static str, below: &'static str, cell: fn(&Run) -> Option<String>) -> Column {
     Column { heading: [above, below], is_detail: false, cell }
 }
@@ -29,7 +32,8 @@ const fn detail(above: &'static str, below: &'static str, cell: fn(&Run) -> Opti
     Column { heading: [above, below], is_detail: true, cell }
 }
 
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 16] = [
+    column(CONTEXT, "tokens", |run| Some(run.context_tokens.to_string())),
     column("KV cache", "bytes", |run| Some(bytes(run.kv_bytes))),
     column("compression", "vs fp16", |run| Some(format!("{:.2}x", run.compression_vs_fp16))),
     column("bits per", "value", |run| Some(format!("{:.2}", run.effective_bpv))),
@@ -44,29 +48,109 @@ const COLUMNS: [Column; 14] = [
     detail("KL div.", "p99", |run| run.kld_p99.map(small)),
     column("same top", "token", |run| run.top1_agreement_pct.map(|x| format!("{x:.1}%"))),
     column("recall", "KL div.", |run| run.recall_kld_mean.map(small)),
+    column("attention", "error", |run| run.attention_error.map(small)),
 ];
+
+/// Columns that at least one run has a figure for.
+fn used(runs: &[Run], detail: Detail) -> Vec<&'static Column> {
+    let has_contexts = runs.iter().any(|run| run.context_tokens != runs[0].context_tokens);
+    let is_used = |column: &&Column| {
+        (detail == Detail::Full || !column.is_detail)
+            && (column.heading[0] != CONTEXT || has_contexts)
+            && runs.iter().any(|run| (column.cell)(run).is_some())
+    };
+    COLUMNS.iter().filter(is_used).collect()
+}
+
+/// Headings and rows of the table in cells; gaps are dashes.
+pub fn cells(runs: &[Run], detail: Detail) -> (Vec<String>, Vec<Vec<String>>) {
+    let used = used(runs, detail);
+    let heading = |column: &&Column| column.heading.join(" ").trim().to_owned();
+    let headings = std::iter::once("cache".to_owned()).chain(used.iter().map(heading)).collect();
+    let row = |run: &Run| {
+        let cells = used.iter().map(|column| (column.cell)(run).unwrap_or_else(|| "-".to_owned()));
+        std::iter::once(run.name.clone()).chain(cells).collect()
+    };
+    (headings, runs.iter().map(row).collect())
+}
+
+/// Headings and rows of the quarters of packed runs.
+pub fn quarter_cells(runs: &[Run]) -> ([&'static str; 7], Vec<Vec<String>>) {
+    let headings = [
+        "cache",
+        "up to token",
+        "KV cache bytes",
+        "perplexity change",
+        "KL div. mean",
+        "same top token",
+        "tiers",
+    ];
+    let mut rows = Vec::new();
+    for run in runs.iter().filter(|run| run.policy.is_some()) {
+        for quarter in run.quarters.iter().flatten() {
+            rows.push(vec![
+                run.name.clone(),
+                quarter.to_tokens.to_string(),
+                bytes(quarter.kv_bytes),
+                quarter.perplexity_delta_pct.map_or("-".into(), |x| format!("{x:+.2}%")),
+                quarter.kld_mean.map_or("-".into(), small),
+                quarter.top1_agreement_pct.map_or("-".into(), |x| format!("{x:.1}%")),
+                quarter.tier_map.as_ref().map_or("-".into(), tiers),
+            ]);
+        }
+    }
+    (headings, rows)
+}
+
+/// Facts found again by depth, for people; nothing where none was asked for.
+pub fn needle_table(runs: &[Run]) -> String {
+    let Some(depths) = runs.iter().find_map(|run| run.needle.as_ref()) else { return String::new() };
+    let headings = depths.iter().map(|needle| format!("at {} %", needle.depth_pct));
+    let rows = runs.iter().filter_map(|run| {
+        let cells =
+            run.needle.as_ref()?.iter().map(|needle| format!("{}/{}", needle.retrieved, needle.trials));
+        Some(std::iter::once(run.name.clone()).chain(cells).collect())
+    });
+    with_headings(std::iter::once("fact found".to_owned()).chain(headings).collect(), rows.collect())
+}
+
+/// A tier map in a few words: `8b:4 3b:900 4b:80 8b:64 / …`, keys before the stroke.
+fn tiers(map: &TierMapRecord) -> String {
+    let side = |tiers: &[TierUseRecord]| {
+        tiers.iter().map(|tier| format!("{}b:{}", tier.code_bits, tier.tokens)).collect::<Vec<_>>().join(" ")
+    };
+    format!("{} / {}", side(&map.key), side(&map.value))
+}
+
+/// The quarters of packed runs for people; nothing where there are none.
+pub fn quarter_table(runs: &[Run]) -> String {
+    let (headings, rows) = quarter_cells(runs);
+    if rows.is_empty() {
+        return String::new();
+    }
+    with_headings(headings.map(str::to_owned).to_vec(), rows)
+}
+
+/// A table of cells under one line of headings.
+pub fn with_headings(headings: Vec<String>, rows: Vec<Vec<String>>) -> String {
+    aligned(&[vec![headings], rows].concat(), 1)
+}
 
 /// The table, without a sentence above or below. Columns that no run has a figure for are left out.
 pub fn table(runs: &[Run], detail: Detail) -> String {
-    let is_used = |column: &&Column| {
-        (detail == Detail::Full || !column.is_detail) && runs.iter().any(|run| (column.cell)(run).is_some())
-    };
-    let used: Vec<&Column> = COLUMNS.iter().filter(is_used).collect();
+    let used = used(runs, detail);
     let mut rows: Vec<Vec<String>> = Vec::new();
     for line in 0..2 {
         let label = if line == 1 { "cache" } else { "" };
         let headings = used.iter().map(|column| column.heading[line].to_owned());
         rows.push(std::iter::once(label.to_owned()).chain(headings).collect());
     }
-    for run in runs {
-        let cells = used.iter().map(|column| (column.cell)(run).unwrap_or_else(|| "-".to_owned()));
-        rows.push(std::iter::once(run.name.clone()).chain(cells).collect());
-    }
-    aligned(&rows)
+    rows.extend(cells(runs, detail).1);
+    aligned(&rows, 2)
 }
 
-/// Rows with the first column flush left, the others flush right, and a rule under the headings.
-fn aligned(rows: &[Vec<String>]) -> String {
+/// Rows with the first column flush left, the others flush right, and a rule under the first `n_headings`.
+fn aligned(rows: &[Vec<String>], n_headings: usize) -> String {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
@@ -83,7 +167,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
         }
         out.push_str(line.trim_end());
         out.push('\n');
-        if i == 1 {
+        if i + 1 == n_headings {
             let rule = widths.iter().sum::<usize>() + 2 * (n_columns - 1);
             out.push_str(&"-".repeat(rule));
             out.push('\n');
@@ -109,6 +193,9 @@ pub fn legend(runs: &[Run], detail: Detail) -> String {
     if runs.iter().any(|run| run.recall_kld_mean.is_some()) {
         parts.push("recall: on repeats of a passage from more than half a context earlier");
     }
+    if runs.iter().any(|run| run.attention_error.is_some()) {
+        parts.push("attention error: norm of the difference to dense-f32 / norm of dense-f32");
+    }
     parts.join(";\n") + "."
 }
 
@@ -127,7 +214,7 @@ pub fn machine_line(record: &Record) -> String {
     let machine = &record.machine;
     let threads =
         if record.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", record.threads) };
-    let cpu = machine.cpu.as_deref().unwrap_or(machine.arch);
+    let cpu = machine.cpu.as_deref().unwrap_or(&machine.arch);
     format!("{threads}, packed kernels {}, {cpu}", record.backend)
 }
 

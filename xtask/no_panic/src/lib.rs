@@ -74,10 +74,11 @@ pub fn kvq_attend_head(
     layer: usize,
     kv_head: usize,
     n_tokens: usize,
+    window_len: usize,
     queries: &[f32],
     out: &mut [f32],
 ) -> Result<(), Error> {
-    cache.attend_head(layer, kv_head, n_tokens, queries, out)
+    cache.attend_head(layer, kv_head, n_tokens, window_len, queries, out)
 }
 
 /// `Cache::trim`.

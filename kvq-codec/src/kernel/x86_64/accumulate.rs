@@ -2,10 +2,10 @@
 
 use core::arch::x86_64::*;
 
-use super::by_dim;
 use super::load::{load_u32, load_vector, load_weights, load8_as_16, store_bytes, store_sums};
 use super::unpack::unpack_quads;
 use crate::block::{Layout, Rows};
+use crate::kernel::simd::by_dim;
 use crate::kernel::{Levels, SEGMENT, Sums, Weights};
 
 #[target_feature(enable = "avx2,fma")]

@@ -2,10 +2,10 @@
 
 use core::arch::x86_64::*;
 
-use super::by_dim;
 use super::load::{load_query, load_vector, load_wide_query, load8_as_16, store_four};
 use super::unpack::unpack_rows;
 use crate::block::{Layout, Rows};
+use crate::kernel::simd::by_dim;
 use crate::kernel::{Levels, Queries, Scores};
 
 #[target_feature(enable = "avx2,fma")]

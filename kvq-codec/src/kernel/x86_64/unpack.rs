@@ -2,10 +2,10 @@
 
 use core::arch::x86_64::*;
 
-use super::by_layout;
 use super::load::{load_u32, load_u64, load16_twice, load32, load32_padded, store_floats, store_vector};
 use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::SEGMENT;
+use crate::kernel::simd::by_layout;
 use crate::math::exp2_8;
 
 /// Levels of all rows, one behind the other.

@@ -8,6 +8,7 @@
 //! what was summed so far is scaled by `exp(m_old - m_new)`.
 
 use std::array::from_fn;
+use std::ops::Range;
 
 use kvq_codec::KvShape;
 use rayon::prelude::*;
@@ -39,6 +40,8 @@ pub(super) struct Heads<'a, E> {
     pub(super) n_heads: usize,
     /// New tokens: the queries of each head.
     pub(super) n_tokens: usize,
+    /// Newest positions that a query sees; 0 for all.
+    pub(super) window_len: usize,
 }
 
 /// Attention of all heads. Shapes: `q (n_heads, n_tokens, key_head_dim)`,
@@ -84,6 +87,11 @@ fn attend_unit<E: Element>(
     let before = heads.len - heads.n_tokens;
     // Tokens that query `row` sees.
     let visible = |row: usize| before + row % heads.n_tokens + 1;
+    // And the first of them.
+    let from = |row: usize| match heads.window_len {
+        0 => 0,
+        window => visible(row).saturating_sub(window),
+    };
     let mut scores = [0.0f32; QUERIES * BLOCK];
     out.fill(0.0);
     let tiles = q.chunks(TILE_QUERIES * key_head_dim).zip(out.chunks_mut(TILE_QUERIES * value_head_dim));
@@ -92,7 +100,8 @@ fn attend_unit<E: Element>(
         let first = tile * TILE_QUERIES;
         let mut running = [Running { max: f32::NEG_INFINITY, sum: 0.0 }; TILE_QUERIES];
         let last_visible = (first..first + n_rows).map(visible).max().unwrap_or(0);
-        for start in (0..last_visible).step_by(BLOCK) {
+        let first_visible = (first..first + n_rows).map(from).min().unwrap_or(0);
+        for start in (first_visible / BLOCK * BLOCK..last_visible).step_by(BLOCK) {
             let triples = q.chunks(QUERIES * key_head_dim).zip(out.chunks_mut(QUERIES * value_head_dim));
             for ((triple, (q, out)), running) in triples.enumerate().zip(running.chunks_mut(QUERIES)) {
                 let row = first + triple * QUERIES;
@@ -109,7 +118,8 @@ fn attend_unit<E: Element>(
                 for query in 0..n_queries {
                     let scores = &mut scores[query * BLOCK..][..n];
                     let out = &mut out[query * value_head_dim..][..value_head_dim];
-                    weigh(kernel, scores, seen[query], scale, &mut running[query], out);
+                    let hidden = from(row + query).saturating_sub(start).min(seen[query]);
+                    weigh(kernel, scores, hidden..seen[query], scale, &mut running[query], out);
                 }
                 kernel.accumulate(&values[block(value_head_dim)], value_head_dim, &scores, out);
             }
@@ -121,18 +131,19 @@ fn attend_unit<E: Element>(
     }
 }
 
-/// Turns the scores of one query into weights: those past `seen` to zero, the others to exponentials
+/// Turns the scores of one query into weights: those outside `seen` to zero, the others to exponentials
 /// relative to the running maximum, which `out` follows when this block raises it.
 fn weigh(
     kernel: Kernel,
     scores: &mut [f32],
-    seen: usize,
+    seen: Range<usize>,
     scale: f32,
     running: &mut Running,
     out: &mut [f32],
 ) {
-    let (seen, unseen) = scores.split_at_mut(seen);
-    unseen.fill(0.0);
+    scores[..seen.start].fill(0.0);
+    scores[seen.end..].fill(0.0);
+    let seen = &mut scores[seen];
     if seen.is_empty() {
         return;
     }

@@ -113,9 +113,8 @@ impl<E: Element> KvStore for DenseStore<E> {
         self.layers[0].len(&self.shape)
     }
 
-    /// Any chunk is exact here; 512 tokens keep the activations of a forward pass small.
-    fn max_chunk(&self) -> usize {
-        512
+    fn stretch(&self, _layer: usize) -> usize {
+        usize::MAX
     }
 
     fn append(&mut self, layer: usize, n_tokens: usize, k: &[f32], v: &[f32]) -> Result<()> {
@@ -140,7 +139,14 @@ impl<E: Element> KvStore for DenseStore<E> {
         Ok(())
     }
 
-    fn attend(&mut self, layer: usize, n_tokens: usize, q: &[f32], out: &mut [f32]) -> Result<()> {
+    fn attend_within(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        window_len: usize,
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
         let held = self.layer(layer)?;
         let shape = &self.shape;
         let len = held.len(shape);
@@ -155,7 +161,15 @@ impl<E: Element> KvStore for DenseStore<E> {
             q.len(),
             out.len(),
         );
-        let heads = attend::Heads { keys: &held.keys, values: &held.values, shape, len, n_heads, n_tokens };
+        let heads = attend::Heads {
+            keys: &held.keys,
+            values: &held.values,
+            shape,
+            len,
+            n_heads,
+            n_tokens,
+            window_len,
+        };
         attend::attend(self.kernel, &heads, q, out);
         Ok(())
     }

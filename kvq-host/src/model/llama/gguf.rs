@@ -13,10 +13,10 @@ use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 
-use super::{Llama, LlamaConfig, Part, Parts};
+use super::{Activation, Llama, LlamaConfig, Part, Parts, Sliding};
 use crate::model::ModelConfig;
 use crate::model::linear::Linear;
-use crate::model::rope::Pairing;
+use crate::model::rope::{Pairing, Scaling};
 
 /// Types that candle-core multiplies with vector instructions on x86-64, or that [`Linear`] keeps as f32.
 const fn is_fast(dtype: GgmlDType) -> bool {
@@ -63,6 +63,8 @@ impl<R: Read + Seek> Tensors<'_, R> {
             Part::QueryNorm => "attn_q_norm",
             Part::KeyNorm => "attn_k_norm",
             Part::AttentionOut => "attn_output",
+            Part::AttentionOutNorm => "post_attention_norm",
+            Part::FeedForwardOutNorm => "post_ffw_norm",
             Part::FeedForwardNorm => "ffn_norm",
             Part::Gate => "ffn_gate",
             Part::Up => "ffn_up",
@@ -131,6 +133,9 @@ impl<R: Read + Seek> Parts for Tensors<'_, R> {
     }
 }
 
+/// What each frequency of the rotary positions is divided by, in Llama 3.1 and later.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+
 /// Metadata of one architecture.
 struct Metadata<'a> {
     content: &'a Content,
@@ -159,18 +164,43 @@ impl Metadata<'_> {
         self.size(key)?.with_context(|| format!("no metadata `{}.{key}`", self.architecture))
     }
 
-    fn refuse_what_is_not_computed(&self) -> Result<()> {
-        if let Some(kind) = self.get("rope.scaling.type").and_then(|kind| kind.to_string().ok()) {
-            ensure!(kind == "none", "rope scaling `{kind}` is not computed: only plain rotary positions are");
+    fn is_gemma3(&self) -> bool {
+        self.architecture == "gemma3"
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key).map(|value| Ok(f64::from(value.to_f32()?))).transpose()
+    }
+
+    /// Without the frequency factors, which are a tensor.
+    fn rope_scaling(&self) -> Result<Scaling> {
+        match self.get("rope.scaling.type").and_then(|kind| kind.to_string().ok()).map(String::as_str) {
+            None | Some("none") => Ok(Scaling::None),
+            Some("linear") => {
+                let factor = self.number("rope.scaling.factor")?;
+                Ok(Scaling::Linear(factor.context("rope scaling `linear` without a factor")?))
+            }
+            Some(other) => {
+                bail!("rope scaling `{other}` is not computed: none, linear and frequency factors are")
+            }
         }
+    }
+
+    /// Gemma 3 gives all layers but each sixth the window; files name neither that nor, often, the base.
+    fn sliding(&self) -> Result<Option<Sliding>> {
+        let Some(window_len @ 1..) = self.size("attention.sliding_window")? else { return Ok(None) };
+        ensure!(self.is_gemma3(), "sliding-window attention is computed for Gemma 3 only");
+        let layers = (1..=self.required("block_count")?).map(|layer| !layer.is_multiple_of(6)).collect();
+        let rope_base = self.number("rope.freq_base_swa")?.unwrap_or(10_000.0);
+        Ok(Some(Sliding { window_len, rope_base, layers }))
+    }
+
+    fn refuse_what_is_not_computed(&self) -> Result<()> {
         if let Some(factor) = self.get("rope.scale_linear").and_then(|factor| factor.to_f32().ok()) {
             ensure!(factor == 1.0, "rope scaling by {factor} is not computed");
         }
-        if self.content.tensor_infos.contains_key("rope_freqs.weight") {
-            bail!("rope scaling by frequency factors (Llama 3.1 and later) is not computed");
-        }
-        if self.size("attention.sliding_window")?.is_some_and(|window| window > 0) {
-            bail!("sliding-window attention is not computed by the dense stores");
+        if self.get("attention.sliding_window_pattern").is_some() {
+            bail!("a pattern of windows that the file states itself is not computed");
         }
         if self.size("expert_count")?.is_some_and(|experts| experts > 0) {
             bail!("mixtures of experts are not computed");
@@ -190,7 +220,7 @@ impl Metadata<'_> {
             self.content.tensor_infos.get("token_embd.weight").context("no tensor `token_embd.weight`")?;
         Ok(LlamaConfig {
             model: ModelConfig {
-                architecture: "llama".into(),
+                architecture: if self.is_gemma3() { "gemma3" } else { "llama" }.into(),
                 n_layers: self.required("block_count")?,
                 n_heads,
                 n_kv_heads: self.size("attention.head_count_kv")?.unwrap_or(n_heads),
@@ -204,13 +234,19 @@ impl Metadata<'_> {
                 .get("attention.layer_norm_rms_epsilon")
                 .context("no metadata on the epsilon of the norms")?
                 .to_f32()?,
-            rope_base: match self.get("rope.freq_base") {
-                Some(base) => f64::from(base.to_f32()?),
-                None => 10_000.0,
-            },
+            rope_base: self.number("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_scaling: self.rope_scaling()?,
             rope_dims: self.size("rope.dimension_count")?.unwrap_or(head_dim),
             // Conversion permutes the rows of Llama's queries and keys, and of no other architecture's.
             rope_pairing: if self.architecture == "llama" { Pairing::Adjacent } else { Pairing::Halves },
+            sliding: self.sliding()?,
+            activation: if self.is_gemma3() { Activation::Gelu } else { Activation::Silu },
+            embedding_scale: if self.is_gemma3() { (hidden_size as f32).sqrt() } else { 1.0 },
+            // Gemma 3 27B, which no metadata tells but its depth, scales as if its heads were hidden/heads wide.
+            query_scale: match (self.is_gemma3(), self.required("block_count")?) {
+                (true, 62) => (head_dim as f32 * n_heads as f32 / hidden_size as f32).sqrt(),
+                _ => 1.0,
+            },
         })
     }
 }
@@ -219,18 +255,23 @@ impl Llama {
     /// A model from an open GGUF file, and notes on weights that are not computed as they are stored.
     ///
     /// # Errors
-    /// Another architecture, a variant that this code does not compute (scaled rotary positions, sliding
-    /// windows, experts), or tensors that are missing or of the wrong shape.
+    /// Another architecture, a variant that this code does not compute (rotary positions scaled otherwise than
+    /// linearly or by frequency factors, other windows than Gemma's, experts), or tensors that are missing or of the wrong shape.
     pub fn from_gguf(content: &Content, reader: &mut (impl Read + Seek)) -> Result<(Self, Vec<String>)> {
         let architecture =
             content.metadata.get("general.architecture").context("no metadata on the architecture")?;
         let architecture = architecture.to_string()?.as_str();
         ensure!(
-            matches!(architecture, "llama" | "qwen2" | "qwen3"),
-            "architecture `{architecture}`: llama, qwen2 and qwen3 are known in GGUF files"
+            matches!(architecture, "llama" | "qwen2" | "qwen3" | "gemma3"),
+            "architecture `{architecture}`: llama, qwen2, qwen3 and gemma3 are known in GGUF files"
         );
-        let config = Metadata { content, architecture }.config()?;
+        let mut config = Metadata { content, architecture }.config()?;
         let mut tensors = Tensors { content, reader, re_encoded: BTreeMap::new() };
+        if tensors.has_tensor(ROPE_FACTORS) {
+            ensure!(config.rope_scaling == Scaling::None, "two rope scalings: metadata and `{ROPE_FACTORS}`");
+            let factors = tensors.vector(ROPE_FACTORS, config.rope_dims / 2)?;
+            config.rope_scaling = Scaling::Divisors(factors.into_iter().map(f64::from).collect());
+        }
         let model = Self::build(config, &mut tensors)?;
         Ok((model, tensors.notes()))
     }

@@ -1,6 +1,7 @@
 //! Text to tokens and back, whichever file the vocabulary came from.
 
 mod gguf;
+mod scored;
 mod stream;
 
 use anyhow::{Context, Result, anyhow};
@@ -16,6 +17,8 @@ pub struct TextTokenizer {
     eos_ids: Vec<u32>,
     /// Whether `encode(…, true)` puts the BOS token in front, beyond what the tokenizer itself adds.
     prepend_bos: bool,
+    /// Whether `encode` puts a space in front of each text, which `decode` takes away.
+    space_prefix: bool,
 }
 
 /// The ids in config.json and generation_config.json: one, several or none.
@@ -59,7 +62,7 @@ impl TextTokenizer {
         }
         eos_ids.sort_unstable();
         eos_ids.dedup();
-        Ok(Self { inner, bos_id, eos_ids, prepend_bos: false })
+        Ok(Self { inner, bos_id, eos_ids, prepend_bos: false, space_prefix: false })
     }
 
     /// The tokens of a text. Special tokens written in the text are recognized; with `add_special`, those
@@ -82,7 +85,11 @@ impl TextTokenizer {
     /// # Errors
     /// A failure of the tokenizer's decoder.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.decode_as(ids, false)
+        let text = self.decode_as(ids, false)?;
+        Ok(match text.strip_prefix(' ') {
+            Some(rest) if self.space_prefix => rest.to_owned(),
+            _ => text,
+        })
     }
 
     fn decode_as(&self, ids: &[u32], skip_special: bool) -> Result<String> {
@@ -107,6 +114,20 @@ impl TextTokenizer {
     /// The id of a token by its exact name.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The exact name of a token.
+    pub fn token_name(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Adds a token that ends a text or a turn, by its name; a name that is no token changes nothing.
+    #[must_use]
+    pub fn with_end(mut self, token: &str) -> Self {
+        if let Some(id) = self.token_id(token).filter(|id| !self.eos_ids.contains(id)) {
+            self.eos_ids.push(id);
+        }
+        self
     }
 
     /// Tokens in the vocabulary, added ones included.

@@ -6,13 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kvq_codec::{Backend, capacity_tokens};
 use kvq_tiny::demo::{self, Event};
-use kvq_tiny::{Image, Scratch, Tokenizer};
+use kvq_tiny::{Image, Sampler, Scratch, Tokenizer};
 
-use super::shared::usage;
+use crate::cli::shared::usage;
 
 /// Continues the prompt with the image's model and the firmware's cache; prints the text, then the tokens
 /// and the hashes of the cache's bytes.
-pub fn run(path: &Path, prompt: Option<&str>, new_tokens: usize) -> Result<()> {
+pub fn run(path: &Path, prompt: Option<&str>, new_tokens: usize, sampler: Sampler) -> Result<()> {
     let bytes = std::fs::read(path).with_context(|| format!("--image {}", path.display()))?;
     let image = Image::parse(&bytes).with_context(|| format!("--image {}", path.display()))?;
     let shape = image.shape();
@@ -42,7 +42,8 @@ pub fn run(path: &Path, prompt: Option<&str>, new_tokens: usize) -> Result<()> {
         Event::Hash(len, hash) => hashes.push((len, hash)),
     };
     let mut held = String::new();
-    demo::generate(image, Backend::SCALAR, prompt, new_tokens, buffers, observe, |cache| {
+    let request = demo::Request { prompt, n_new: new_tokens, sampler };
+    demo::generate(image, Backend::SCALAR, request, buffers, observe, |cache| {
         held = format!(
             "cache: {} of {} bytes in use for {} tokens; fp16 would take {}",
             cache.storage_bytes() - cache.memory().unused_bytes,

@@ -1,0 +1,33 @@
+//! Kernels for 32-bit Arm cores, with the DSP instructions where they exist.
+//!
+//! * **One table for two values** (`pairs`): values `i` and `i + n/2` of a 4-bit row share a byte, so a table of
+//!   256 pairs of levels gives both with one load. Queries are kept as the same pairs, and one `SMLAD` does two
+//!   multiply-adds: byte, pair, multiply-add are three instructions for two values.
+//! * **score**: two rows at a time share the loads of the query.
+//! * **accumulate**: four rows at a time share the load and store of each sum. Halves of a pair are multiplied
+//!   where they are (`SMLABB`, `SMLATB`, which the compiler finds by itself).
+//!
+//! `dsp` has the instructions, and says what they compute where they do not exist: the same kernels run on cores
+//! without them, and in the tests of any machine. Other layouts than those of 4 and 8 bits, and blocks of several
+//! heads, take the portable code.
+
+mod accumulate;
+mod dsp;
+mod pairs;
+mod score;
+mod walk;
+
+pub(super) use accumulate::accumulate_values;
+pub(crate) use pairs::QueryPairs;
+pub(super) use score::score_keys;
+
+use super::HeadRow;
+use crate::block::Layout;
+
+/// Whether the name of the backend tells of DSP instructions.
+pub(super) const HAS_DSP: bool = cfg!(kvq_dsp);
+
+/// Whether a head's row is served here: one plane, one head per block.
+fn serves(layout: Layout, head: HeadRow) -> bool {
+    matches!(layout, Layout::S4 | Layout::Q8) && head.block_values == head.head_dim
+}
