@@ -46,6 +46,6 @@ pub use cache::{
 };
 pub use error::{Error, Side};
 pub use kernel::Backend;
-pub use policy::{Budget, MAX_TIERS, Policy, Step, Tier, WhenFull};
+pub use policy::{Budget, EdgeLayers, MAX_TIERS, Policy, Step, Tier, WhenFull};
 pub use rotate::Rotation;
 pub use shape::{KvShape, MAX_HEAD_DIM};

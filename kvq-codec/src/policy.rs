@@ -50,6 +50,22 @@ pub struct Step {
     pub to: u8,
 }
 
+/// Layers at the two ends of a model that the ladder and the ages of tiers leave alone: their spans stay in
+/// their first tiers, and the other layers make up for it. Where they meet, that is every layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct EdgeLayers {
+    /// How many from layer 0 on.
+    pub first: u8,
+    /// How many up to the last layer.
+    pub last: u8,
+}
+
+impl EdgeLayers {
+    /// All layers alike.
+    pub const NONE: Self = Self { first: 0, last: 0 };
+}
+
 /// What limits the bytes held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -90,6 +106,8 @@ pub struct Policy {
     pub value_tiers: [Option<Tier>; MAX_TIERS],
     /// Demotion steps in the order of least harm; a step is taken only when the budget asks for it.
     pub ladder: [Option<Step>; MAX_STEPS],
+    /// Layers that keep more bits.
+    pub edge_layers: EdgeLayers,
     /// What limits the bytes.
     pub budget: Budget,
     /// What happens then.
@@ -135,6 +153,7 @@ impl Policy {
         key_tiers: tiers([Tier::first(Layout::Q8)]),
         value_tiers: tiers([Tier::first(Layout::Q8)]),
         ladder: [None; MAX_STEPS],
+        edge_layers: EdgeLayers::NONE,
         budget: Budget::Bytes,
         when_full: WhenFull::Demote,
         window_len: 0,
@@ -155,6 +174,7 @@ impl Policy {
             Tier::under_pressure(Layout::T2),
         ]),
         ladder: steps([value_step(1), key_step(1), value_step(2)]),
+        edge_layers: EdgeLayers::NONE,
         budget: Budget::Compression(400),
         when_full: WhenFull::Demote,
         window_len: 0,

@@ -5,7 +5,8 @@ mod common;
 use common::snapshots::{append, filled, message_names, patched, refused, snapshot};
 use common::{aged, lighter, unless_miri};
 use kvq_codec::{
-    Backend, Budget, Cache, Error, KvCache, KvShape, Layout, Policy, SnapshotInfo, WhenFull, minimum_bytes,
+    Backend, Budget, Cache, EdgeLayers, Error, KvCache, KvShape, Layout, Policy, SnapshotInfo, WhenFull,
+    minimum_bytes,
 };
 
 const SHAPE: KvShape = KvShape::new(2, 1, unless_miri(32, 8)).with_value_head_dim(unless_miri(36, 4));
@@ -64,6 +65,7 @@ fn another_shape_or_policy_is_named_by_its_first_field() {
         ("key_tiers", SHAPE, Policy { key_tiers: tiers, ..own }),
         ("value_tiers", SHAPE, Policy { value_tiers: tiers, ..own }),
         ("ladder", SHAPE, Policy { ladder, ..own }),
+        ("edge_layers", SHAPE, Policy { edge_layers: EdgeLayers { first: 0, last: 1 }, ..own }),
         ("when_full", SHAPE, compressed),
     ] {
         let mut other = filled(shape, policy, 20);
@@ -80,7 +82,7 @@ fn another_shape_or_policy_is_named_by_its_first_field() {
     assert_eq!(error, Error::Mismatch { field: "compression", needed: 400, got: 500 });
     // Another rotation, and bits that stand for nothing yet.
     let bytes = snapshot(&filled(SHAPE, own, 30));
-    for (field, at) in [("rotation", 12), ("reserved", 54), ("key_tiers", 62), ("reserved", 139)] {
+    for (field, at) in [("rotation", 12), ("key_tiers", 62), ("reserved", 139)] {
         let bytes = patched(&bytes, at, &[0x7f]);
         let error = refused(&mut cache, &bytes);
         assert!(matches!(error, Error::Mismatch { field: f, .. } if f == field), "{field}: {error}");

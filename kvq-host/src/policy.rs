@@ -8,6 +8,7 @@
 //! key_tiers = [{ layout = "s4" }, { layout = "s3", from_age = 512 }]
 //! value_tiers = [{ layout = "s4" }, { layout = "s3" }]      # no from_age: under pressure only
 //! ladder = [{ side = "value", to = 1 }]
+//! edge_layers = { first = 1, last = 1 }                     # they stay in their first tiers
 //! compression = 4.0           # absent: limited by bytes
 //! when_full = "demote"        # or "error", "evict"
 //! window_len = 0
@@ -16,7 +17,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use kvq_codec::{Budget, Layout, MAX_TIERS, Policy, Side, Step, Tier, WhenFull};
+use kvq_codec::{Budget, EdgeLayers, Layout, MAX_TIERS, Policy, Side, Step, Tier, WhenFull};
 use serde::Deserialize;
 
 /// A policy and what to call it in reports.
@@ -67,6 +68,7 @@ struct PolicyFile {
     key_tiers: Option<Vec<TierEntry>>,
     value_tiers: Option<Vec<TierEntry>>,
     ladder: Option<Vec<StepEntry>>,
+    edge_layers: Option<EdgeEntry>,
     compression: Option<f64>,
     when_full: Option<String>,
     window_len: Option<u32>,
@@ -84,6 +86,15 @@ struct TierEntry {
 struct StepEntry {
     side: String,
     to: u8,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EdgeEntry {
+    #[serde(default)]
+    first: u8,
+    #[serde(default)]
+    last: u8,
 }
 
 /// A policy from the text of a TOML file.
@@ -121,6 +132,9 @@ pub fn parse(text: &str) -> Result<Policy> {
     }
     if let Some(steps) = &file.ladder {
         policy.ladder = ladder_of(steps)?;
+    }
+    if let Some(EdgeEntry { first, last }) = file.edge_layers {
+        policy.edge_layers = EdgeLayers { first, last };
     }
     if let Some(compression) = file.compression {
         ensure!((1.0..=8.0).contains(&compression), "compression = {compression}: allowed are 1.0 to 8.0");
@@ -174,7 +188,8 @@ mod tests {
         let policy = parse(
             "n_sink = 7\nrecent_len = 16\nspan_len = 16\nwindow_len = 99\ncompression = 3.5\nwhen_full = 'error'\n\
              key_tiers = [{ layout = 's4' }, { layout = 's3', from_age = 512 }]\n\
-             value_tiers = [{ layout = 'q8' }, { layout = 's2' }]\nladder = [{ side = 'value', to = 1 }]",
+             value_tiers = [{ layout = 'q8' }, { layout = 's2' }]\nladder = [{ side = 'value', to = 1 }]\n\
+             edge_layers = { first = 2, last = 1 }",
         )
         .unwrap();
         assert_eq!((policy.n_sink, policy.recent_len, policy.span_len, policy.window_len), (7, 16, 16, 99));
@@ -183,6 +198,7 @@ mod tests {
         assert_eq!(policy.key_tiers[1], Some(Tier::from_age(Layout::S3, 512)));
         assert_eq!(policy.value_tiers[1], Some(Tier::under_pressure(Layout::S2)));
         assert_eq!(policy.ladder[0], Some(Step { side: Side::Value, to: 1 }));
+        assert_eq!(policy.edge_layers, EdgeLayers { first: 2, last: 1 });
     }
 
     #[test]
@@ -200,6 +216,7 @@ mod tests {
             ("base = '4x'\nwhen_full = 'panic'", "panic"),
             ("base = '4x'\nspan_len = 48", "span_len"),
             ("base = '4x'\nbits = 3", "bits"),
+            ("base = '4x'\nedge_layers = { middle = 3 }", "middle"),
             ("", "key_tiers"),
         ] {
             let error = format!("{:#}", parse(text).unwrap_err());

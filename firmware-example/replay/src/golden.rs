@@ -1,6 +1,6 @@
 //! The golden buffers of `kvq-codec/tests/data`, and how a cache is filled to hold the same bytes.
 
-use kvq_codec::{Backend, Budget, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Tier, WhenFull};
+use kvq_codec::{Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Tier, WhenFull};
 
 use crate::Random;
 
@@ -59,6 +59,7 @@ const fn aged(layouts: &[Layout]) -> Policy {
         key_tiers: tiers,
         value_tiers: tiers,
         ladder: [None; 6],
+        edge_layers: EdgeLayers::NONE,
         budget: Budget::Bytes,
         when_full: WhenFull::Demote,
         window_len: 0,

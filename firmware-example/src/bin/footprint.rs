@@ -7,7 +7,7 @@
 use cortex_m::Peripherals;
 use cortex_m_rt::entry;
 use kvq_codec::{
-    Backend, Budget, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Rotation, Tier, WhenFull,
+    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Rotation, Tier, WhenFull,
     capacity_tokens, minimum_bytes,
 };
 use kvq_firmware::counter::Counter;
@@ -45,6 +45,7 @@ const fn uniform(layout: Layout) -> Policy {
         key_tiers: tiers,
         value_tiers: tiers,
         ladder: [None; 6],
+        edge_layers: EdgeLayers::NONE,
         budget: Budget::Bytes,
         when_full: WhenFull::Error,
         window_len: 0,

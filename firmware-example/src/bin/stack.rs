@@ -8,7 +8,7 @@
 
 use cortex_m_rt::entry;
 use kvq_codec::{
-    Backend, Budget, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, SNAPSHOT_OVERHEAD_BYTES, Side, Step,
+    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, SNAPSHOT_OVERHEAD_BYTES, Side, Step,
     Tier, WhenFull, minimum_bytes,
 };
 use kvq_firmware::{board, exit, stack};
@@ -78,6 +78,7 @@ const fn laddered(layouts: &[Layout]) -> Policy {
         key_tiers: tiers,
         value_tiers: tiers,
         ladder,
+        edge_layers: EdgeLayers::NONE,
         budget: Budget::Bytes,
         when_full: WhenFull::Evict,
         window_len: 0,

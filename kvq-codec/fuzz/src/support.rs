@@ -1,8 +1,8 @@
 //! Memory, policies, tokens and checksums that the targets share.
 
 use kvq_codec::{
-    Backend, Budget, Cache, KvShape, Layout, MAX_TIERS, Policy, SNAPSHOT_HEADER_BYTES, Side, Step, Storage,
-    Tier, WhenFull, minimum_bytes,
+    Backend, Budget, Cache, EdgeLayers, KvShape, Layout, MAX_TIERS, Policy, SNAPSHOT_HEADER_BYTES, Side,
+    Step, Storage, Tier, WhenFull, minimum_bytes,
 };
 
 /// Memory of fixed length, or memory that grows.
@@ -89,6 +89,8 @@ pub fn policy(choice: u8, kind: Kind) -> (Policy, usize) {
         key_tiers: tiers,
         value_tiers: tiers,
         ladder,
+        // The second of two layers, or the only one.
+        edge_layers: EdgeLayers { first: 0, last: u8::from(choice / 30 % 4 == 3) },
         budget: Budget::Bytes,
         when_full: if kind == Kind::Aged { WhenFull::Demote } else { WhenFull::Evict },
         window_len: if choice / 60 % 4 == 3 { 20 } else { 0 },

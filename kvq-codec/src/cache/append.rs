@@ -34,7 +34,7 @@ impl<S: Storage> Cache<S> {
         check_length("values", values.len(), n_tokens.saturating_mul(self.plan.value.row_bytes()))?;
         self.check_finite(Side::Key, keys, n_tokens, state.len)?;
         self.check_finite(Side::Value, values, n_tokens, state.len)?;
-        self.check_room(&state, n_tokens)?;
+        self.check_room(layer, &state, n_tokens)?;
         for token in 0..n_tokens {
             self.append_one(layer, keys, values, token, n_tokens)?;
         }
@@ -54,37 +54,43 @@ impl<S: Storage> Cache<S> {
         Err(Error::NotFinite { side, head: figure(head), pos: figure(pos) })
     }
 
-    /// Units that one layer may hold when it has `len` tokens in `n_spans` spans and the rest.
-    pub(super) fn quota(&self, len: usize, n_spans: usize) -> usize {
-        let fixed = if S::GROWS { usize::MAX } else { self.plan.fixed_quota(self.storage.bytes().len()) };
+    /// Units that `layer` may hold when it has `len` tokens in `n_spans` spans and the rest.
+    pub(super) fn quota(&self, layer: usize, len: usize, n_spans: usize) -> usize {
+        let bytes = self.storage.bytes().len();
+        let fixed = if S::GROWS { usize::MAX } else { self.plan.fixed_quota(layer, bytes) };
         match self.plan.policy.budget {
             Budget::Bytes => fixed,
-            Budget::Compression(_) => fixed.min(self.plan.compression_quota(len, n_spans)),
+            Budget::Compression(_) => fixed.min(self.plan.compression_quota(layer, len, n_spans)),
         }
     }
 
     /// Whether the budget can hold `n_tokens` more, with everything demoted that may be.
-    fn check_room(&self, state: &LayerState, n_tokens: usize) -> Result<(), Error> {
+    fn check_room(&self, layer: usize, state: &LayerState, n_tokens: usize) -> Result<(), Error> {
         if S::GROWS || self.plan.policy.when_full == WhenFull::Evict {
             return Ok(());
         }
-        let quota = self.plan.fixed_quota(self.storage.bytes().len());
-        let max_spans = self.plan.reserved_records(self.storage.bytes().len());
+        let bytes = self.storage.bytes().len();
+        let len = state.len.saturating_add(n_tokens);
+        let quota = self.plan.fixed_quota(layer, bytes);
+        let max_spans = self.plan.reserved_records(layer, bytes);
         let new = n_tokens.saturating_sub(self.plan.n_sink.saturating_sub(state.n_sink));
         let hot = state.n_hot + new;
         let packed = hot.saturating_sub(self.plan.hot_len).div_ceil(self.plan.span_len.max(1));
         let n_spans = state.n_spans + packed;
         let left = hot.saturating_sub(packed * self.plan.span_len);
-        let needed = self.least_units(state) + packed * self.plan.floor_units() + self.plan.hot_units(left);
-        if n_spans <= max_spans && needed <= quota {
+        let needed = self.least_units(layer, state)
+            + packed * self.plan.floor_units(layer)
+            + self.plan.hot_units(left);
+        // No layer may take a token that another one then has no room for.
+        let fits_all = !self.plan.has_unequal_layers() || len <= self.plan.capacity(bytes);
+        if n_spans <= max_spans && needed <= quota && fits_all {
             return Ok(());
         }
-        let capacity = self.plan.capacity(quota, max_spans);
-        Err(Error::Full { needed: figure(state.len.saturating_add(n_tokens)), capacity: figure(capacity) })
+        Err(Error::Full { needed: figure(len), capacity: figure(self.plan.capacity(bytes)) })
     }
 
     /// Units of the layer's spans once all are demoted as far as the ladder goes (age may have taken them further).
-    fn least_units(&self, state: &LayerState) -> usize {
+    fn least_units(&self, layer: usize, state: &LayerState) -> usize {
         if self
             .plan
             .policy
@@ -94,13 +100,13 @@ impl<S: Storage> Cache<S> {
             .flatten()
             .all(|t| t.from_age == 0 || t.from_age == crate::policy::Tier::UNDER_PRESSURE)
         {
-            return state.n_spans * self.plan.floor_units();
+            return state.n_spans * self.plan.floor_units(layer);
         }
         let (mut at, mut units) = (state.head, 0);
         while at != storage::NONE {
             let head = SpanHead::read(self.record(at));
             for side in [Side::Key, Side::Value] {
-                let tier = head.tier(side).max(self.plan.policy.floor(side));
+                let tier = head.tier(side).max(self.plan.floor(layer, side));
                 units += self.plan.tier_units(side, tier);
             }
             at = head.next;

@@ -18,7 +18,10 @@ use crate::quantize::span::{ZERO_SCALE, block_exponent, encode_again, scale_byte
 
 impl<S: Storage> Cache<S> {
     /// Demotes spans that have reached the age of a tier.
-    pub(super) fn demote_by_age(&mut self, _layer: usize, state: &mut LayerState) -> Result<(), Error> {
+    pub(super) fn demote_by_age(&mut self, layer: usize, state: &mut LayerState) -> Result<(), Error> {
+        if self.plan.is_edge(layer) {
+            return Ok(());
+        }
         for side in [Side::Key, Side::Value] {
             // The last tier first, so that a span that has come of two ages is converted once.
             for tier in (1..MAX_TIERS).rev() {

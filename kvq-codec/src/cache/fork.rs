@@ -35,7 +35,7 @@ impl<S: Storage> Cache<S> {
     /// What `layer` would need elsewhere.
     fn layer_need(&self, layer: usize) -> LayerNeed {
         let state = self.layer(layer);
-        let mut need = LayerNeed::new(state.n_hot);
+        let mut need = LayerNeed::new(layer, state.n_hot);
         let mut at = state.head;
         while at != NONE {
             let head = SpanHead::read(self.record(at));

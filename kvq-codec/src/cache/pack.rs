@@ -28,7 +28,7 @@ pub(super) struct Source<'a> {
 impl<S: Storage> Cache<S> {
     /// Packs the oldest `span_len` tokens of the recent window, which is full.
     pub(super) fn pack_oldest(&mut self, layer: usize, mut state: LayerState) -> Result<LayerState, Error> {
-        let tiers = self.make_way(&mut state)?;
+        let tiers = self.make_way(layer, &mut state)?;
         let start = state.hot_start();
         let record = self.pool.take_record(&self.plan, &mut self.storage);
         let record = record.ok_or_else(|| self.grow_error(self.plan.record_bytes))?;
@@ -57,17 +57,17 @@ impl<S: Storage> Cache<S> {
 
     /// Demotes (or, if the policy says so, evicts) until the budget lasts to the next packing; returns the
     /// tiers that the span to be packed enters.
-    fn make_way(&mut self, state: &mut LayerState) -> Result<[usize; 2], Error> {
+    fn make_way(&mut self, layer: usize, state: &mut LayerState) -> Result<[usize; 2], Error> {
         let mut tiers = [0usize; 2];
         // The recent window is full, in units, from here on.
         let len = state.len + self.plan.span_len + 1 - self.plan.key.tokens_per_unit(8);
         let hot = self.plan.hot_units(self.plan.hot_len);
         loop {
             let new = self.plan.tier_units(Side::Key, tiers[0]) + self.plan.tier_units(Side::Value, tiers[1]);
-            if state.span_units + new + hot <= self.quota(len, state.n_spans + 1) {
+            if state.span_units + new + hot <= self.quota(layer, len, state.n_spans + 1) {
                 return Ok(tiers);
             }
-            if self.take_step(state, &mut tiers)? {
+            if !self.plan.is_edge(layer) && self.take_step(state, &mut tiers)? {
                 continue;
             }
             if self.plan.policy.when_full == WhenFull::Evict && state.n_spans > 0 {

@@ -12,7 +12,7 @@
 use crate::block::{Layout, MAX_PLANES, PlanePlace};
 use crate::error::{Error, Side, figure};
 use crate::pack::plane_row_bytes;
-use crate::policy::{Budget, MAX_TIERS, Policy};
+use crate::policy::{Budget, EdgeLayers, MAX_TIERS, Policy};
 use crate::shape::KvShape;
 
 /// The fewest values that share a scale; narrower heads are stored several to a block.
@@ -355,10 +355,48 @@ impl Plan {
         self.side(side).units(self.layout(side, tier), self.span_len)
     }
 
-    /// Units of a span whose two sides are as far down as the ladder goes.
-    pub const fn floor_units(&self) -> usize {
-        self.tier_units(Side::Key, self.policy.floor(Side::Key))
-            + self.tier_units(Side::Value, self.policy.floor(Side::Value))
+    /// Whether the spans of `layer` stay in their first tiers.
+    pub const fn is_edge(&self, layer: usize) -> bool {
+        let EdgeLayers { first, last } = self.policy.edge_layers;
+        layer < first as usize || layer >= self.shape.n_layers.saturating_sub(last as usize)
+    }
+
+    /// How many layers are such.
+    const fn n_edge(&self) -> usize {
+        let EdgeLayers { first, last } = self.policy.edge_layers;
+        let n = first as usize + last as usize;
+        if n < self.shape.n_layers { n } else { self.shape.n_layers }
+    }
+
+    /// The last tier that pressure may move spans of `layer` into.
+    pub const fn floor(&self, layer: usize, side: Side) -> usize {
+        if self.is_edge(layer) { 0 } else { self.policy.floor(side) }
+    }
+
+    /// Units of a span of `layer` whose two sides are as far down as they go.
+    pub const fn floor_units(&self, layer: usize) -> usize {
+        self.tier_units(Side::Key, self.floor(layer, Side::Key))
+            + self.tier_units(Side::Value, self.floor(layer, Side::Value))
+    }
+
+    /// Bytes of such a span and its record.
+    const fn floor_bytes(&self, layer: usize) -> usize {
+        self.floor_units(layer) * self.unit_bytes + self.record_bytes
+    }
+
+    /// The same of one span in every layer.
+    const fn all_floor_bytes(&self) -> usize {
+        let (mut bytes, mut layer) = (0, 0);
+        while layer < self.shape.n_layers {
+            bytes += self.floor_bytes(layer);
+            layer += 1;
+        }
+        bytes
+    }
+
+    /// Bytes of a full recent window's units.
+    const fn hot_bytes(&self) -> usize {
+        self.hot_units(self.hot_len) * self.unit_bytes
     }
 
     const fn hot_units_of(&self, side: &SidePlan, n: usize) -> usize {
@@ -375,27 +413,56 @@ impl Plan {
         self.shape.n_layers * self.layer_bytes
     }
 
-    /// Bytes that one layer may use for units and records, of a buffer of `bytes`.
-    pub const fn layer_share(&self, bytes: usize) -> usize {
+    /// Bytes that `layer` may use for units and records, of a buffer of `bytes`: the same for every layer, or,
+    /// beside edge layers, room for as many spans in each, and an equal part of the rest.
+    pub const fn layer_share(&self, layer: usize, bytes: usize) -> usize {
+        let n_layers = max(self.shape.n_layers, 1);
         let shared = bytes.saturating_sub(self.fixed_bytes() + self.spare_units * self.unit_bytes);
-        shared / max(self.shape.n_layers, 1)
+        if self.n_edge() == 0 {
+            return shared / n_layers;
+        }
+        let rest = shared.saturating_sub(n_layers * self.base_bytes());
+        let all = max(self.all_floor_bytes(), 1);
+        self.base_bytes() + rest / all * self.floor_bytes(layer) + rest % all / n_layers
     }
 
-    /// Span records per layer for which a buffer of fixed length keeps room.
-    pub const fn reserved_records(&self, bytes: usize) -> usize {
-        let share = self.layer_share(bytes).saturating_sub(self.hot_units(self.hot_len) * self.unit_bytes);
-        share / max(self.floor_units() * self.unit_bytes + self.record_bytes, 1) + 1
+    /// Bytes of a layer without spans, beside edge layers: a full recent window, and what rounding takes.
+    const fn base_bytes(&self) -> usize {
+        self.hot_bytes() + self.record_bytes + self.unit_bytes
     }
 
-    /// Units that one layer may hold in a buffer of fixed length.
-    pub const fn fixed_quota(&self, bytes: usize) -> usize {
-        let records = self.reserved_records(bytes) * self.record_bytes;
-        self.layer_share(bytes).saturating_sub(records) / max(self.unit_bytes, 1)
+    /// Bytes of a buffer of which `layer` may use `share`.
+    pub const fn bytes_for_share(&self, layer: usize, share: u64) -> u64 {
+        let fixed = (self.fixed_bytes() + self.spare_units * self.unit_bytes) as u64;
+        let n_layers = self.shape.n_layers as u64;
+        if self.n_edge() == 0 {
+            return fixed.saturating_add(share.saturating_mul(n_layers));
+        }
+        let base = self.base_bytes() as u64;
+        let n_spans = share.saturating_sub(base).div_ceil(max(self.floor_bytes(layer), 1) as u64);
+        let spans = n_spans.saturating_mul(self.all_floor_bytes() as u64);
+        fixed.saturating_add(n_layers.saturating_mul(base)).saturating_add(spans)
     }
 
-    /// Units that one layer may hold at `len` tokens with `n_spans` spans, for a compression budget.
-    pub const fn compression_quota(&self, len: usize, n_spans: usize) -> usize {
+    /// Span records of `layer` for which a buffer of fixed length keeps room.
+    pub const fn reserved_records(&self, layer: usize, bytes: usize) -> usize {
+        let share = self.layer_share(layer, bytes).saturating_sub(self.hot_bytes());
+        share / max(self.floor_bytes(layer), 1) + 1
+    }
+
+    /// Units that `layer` may hold in a buffer of fixed length.
+    pub const fn fixed_quota(&self, layer: usize, bytes: usize) -> usize {
+        let records = self.reserved_records(layer, bytes) * self.record_bytes;
+        self.layer_share(layer, bytes).saturating_sub(records) / max(self.unit_bytes, 1)
+    }
+
+    /// Units that `layer` may hold at `len` tokens with `n_spans` spans, for a compression budget: edge layers
+    /// what they need, the others equal parts of what that leaves.
+    pub const fn compression_quota(&self, layer: usize, len: usize, n_spans: usize) -> usize {
         let Budget::Compression(hundredths) = self.policy.budget else { return usize::MAX };
+        if self.is_edge(layer) {
+            return usize::MAX;
+        }
         // What is demoted stays demoted: a short context must not be squeezed for a ratio promised later.
         let len = max(len, COMPRESSION_FROM_TOKENS);
         // Records take their room from units, which do not shrink: count all that there will be by then.
@@ -411,21 +478,45 @@ impl Plan {
         // As much as a machine of 32 bits can hold, where fp16 would need more.
         let allowed = if allowed > usize::MAX as u64 { usize::MAX } else { allowed as usize };
         let allowed = allowed.saturating_sub(STRUCT_BYTES);
-        self.layer_share(allowed).saturating_sub(n_spans * self.record_bytes) / max(self.unit_bytes, 1)
+        let shared = allowed.saturating_sub(self.fixed_bytes() + self.spare_units * self.unit_bytes);
+        let edge_span = self.tier_units(Side::Key, 0) + self.tier_units(Side::Value, 0);
+        let edge = self.hot_bytes() + n_spans * (edge_span * self.unit_bytes + self.record_bytes);
+        let left = shared.saturating_sub(self.n_edge().saturating_mul(edge));
+        let share = left / max(self.shape.n_layers - self.n_edge(), 1);
+        share.saturating_sub(n_spans * self.record_bytes) / max(self.unit_bytes, 1)
     }
 
-    /// The most tokens that a quota of units per layer can hold, everything at the floor.
-    pub const fn capacity(&self, quota: usize, max_spans: usize) -> usize {
+    /// The most tokens that every layer can hold in a buffer of `bytes`, everything at the floor.
+    pub const fn capacity(&self, bytes: usize) -> usize {
+        let (mut least, mut layer) = (usize::MAX, 0);
+        while layer < self.shape.n_layers {
+            let tokens = self.layer_capacity(layer, bytes);
+            if tokens < least {
+                least = tokens;
+            }
+            // All alike: one is as good as any.
+            layer += if self.n_edge() == 0 { self.shape.n_layers } else { 1 };
+        }
+        least
+    }
+
+    const fn layer_capacity(&self, layer: usize, bytes: usize) -> usize {
+        let (quota, max_spans) = (self.fixed_quota(layer, bytes), self.reserved_records(layer, bytes));
         let hot_full = self.hot_units(self.hot_len);
         if quota < hot_full {
             return self.n_sink + self.hot_capacity(quota);
         }
-        let mut spans = (quota - hot_full) / max(self.floor_units(), 1) + 1;
+        let mut spans = (quota - hot_full) / max(self.floor_units(layer), 1) + 1;
         if spans > max_spans {
             spans = max_spans;
         }
-        let left = quota - spans * self.floor_units();
+        let left = quota.saturating_sub(spans * self.floor_units(layer));
         self.n_sink + spans * self.span_len + self.hot_capacity(left)
+    }
+
+    /// Whether layers of different capacity hold no more tokens than the least of them.
+    pub const fn has_unequal_layers(&self) -> bool {
+        self.n_edge() > 0 && self.n_edge() < self.shape.n_layers
     }
 
     /// Tokens of the recent window that fit in `units`.
@@ -438,15 +529,22 @@ impl Plan {
     }
 
     pub const fn minimum_bytes(&self) -> usize {
-        // What evicts must hold the span that it packs, beside the window that is full again by the next one.
-        let span = match self.policy.when_full {
-            crate::WhenFull::Evict => self.floor_units(),
-            _ => 0,
-        };
-        let layer = (self.hot_units(self.hot_len) + span) * self.unit_bytes + 2 * self.record_bytes;
-        self.fixed_bytes()
-            + self.spare_units * self.unit_bytes
-            + self.shape.n_layers * (layer + self.unit_bytes)
+        let (mut least, mut layer) = (0, 0);
+        while layer < self.shape.n_layers {
+            // What evicts must hold the span that it packs, beside the window that is full again by the next one.
+            let span = match self.policy.when_full {
+                crate::WhenFull::Evict => self.floor_units(layer) * self.unit_bytes,
+                _ => 0,
+            };
+            let share = self.hot_bytes() + span + 2 * self.record_bytes + self.unit_bytes;
+            let bytes = self.bytes_for_share(layer, share as u64);
+            if bytes > least {
+                least = bytes;
+            }
+            // All alike: one is as good as any.
+            layer += if self.n_edge() == 0 { self.shape.n_layers } else { 1 };
+        }
+        if least > usize::MAX as u64 { usize::MAX } else { least as usize }
     }
 }
 
@@ -476,7 +574,7 @@ pub const fn capacity_tokens(shape: KvShape, policy: Policy, bytes: usize) -> Re
         Ok(plan) if bytes < plan.minimum_bytes() => {
             Err(Error::BufferTooSmall { needed: figure(plan.minimum_bytes()), got: figure(bytes) })
         }
-        Ok(plan) => Ok(plan.capacity(plan.fixed_quota(bytes), plan.reserved_records(bytes))),
+        Ok(plan) => Ok(plan.capacity(bytes)),
         Err(e) => Err(e),
     }
 }

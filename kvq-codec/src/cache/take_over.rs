@@ -13,6 +13,7 @@ use crate::error::{Error, Side, figure};
 /// What one layer takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LayerNeed {
+    layer: usize,
     n_hot: usize,
     n_spans: usize,
     span_units: usize,
@@ -21,16 +22,16 @@ pub(super) struct LayerNeed {
 }
 
 impl LayerNeed {
-    /// A layer with a recent window of `n_hot` tokens and no spans.
-    pub const fn new(n_hot: usize) -> Self {
-        Self { n_hot, n_spans: 0, span_units: 0, floor_units: 0 }
+    /// `layer` with a recent window of `n_hot` tokens and no spans.
+    pub const fn new(layer: usize, n_hot: usize) -> Self {
+        Self { layer, n_hot, n_spans: 0, span_units: 0, floor_units: 0 }
     }
 
     pub fn add_span(&mut self, plan: &Plan, tiers: [usize; 2]) {
         self.n_spans += 1;
         for (side, tier) in [(Side::Key, tiers[0]), (Side::Value, tiers[1])] {
             self.span_units += plan.tier_units(side, tier);
-            self.floor_units += plan.tier_units(side, tier.max(plan.policy.floor(side)));
+            self.floor_units += plan.tier_units(side, tier.max(plan.floor(self.layer, side)));
         }
     }
 }
@@ -62,16 +63,17 @@ impl Room<'_> {
             used
         };
         let held = units * plan.unit_bytes + need.n_spans * plan.record_bytes;
-        if units > plan.fixed_quota(bytes) || held > plan.layer_share(bytes) {
-            self.needed = self.needed.max(bytes_for(plan, units, need.n_spans)).max(bytes as u64 + 1);
+        if units > plan.fixed_quota(need.layer, bytes) || held > plan.layer_share(need.layer, bytes) {
+            self.needed =
+                self.needed.max(bytes_for(plan, need.layer, units, need.n_spans)).max(bytes as u64 + 1);
         }
     }
 }
 
-/// Bytes of a buffer in which every layer may hold `units` units and `n_spans` records.
-fn bytes_for(plan: &Plan, units: usize, n_spans: usize) -> u64 {
+/// Bytes of a buffer in which `layer` may hold `units` units and `n_spans` records.
+fn bytes_for(plan: &Plan, layer: usize, units: usize, n_spans: usize) -> u64 {
     let [unit, record, floor] =
-        [plan.unit_bytes, plan.record_bytes, plan.floor_units() * plan.unit_bytes].map(|n| n as u64);
+        [plan.unit_bytes, plan.record_bytes, plan.floor_units(layer) * plan.unit_bytes].map(|n| n as u64);
     let hot = plan.hot_units(plan.hot_len) as u64 * unit;
     let units = units as u64 * unit;
     // With a share of x, records are kept for (x - hot)/(floor + record) + 1 spans at the most; the rest
@@ -79,9 +81,7 @@ fn bytes_for(plan: &Plan, units: usize, n_spans: usize) -> u64 {
     let share = (units + record).saturating_mul(floor + record).saturating_sub(hot.saturating_mul(record));
     let share = share.div_ceil(floor.max(1)).max(units + record).max(hot);
     let share = share.max(units + n_spans as u64 * record);
-    let fixed = (plan.fixed_bytes() + plan.spare_units * plan.unit_bytes) as u64;
-    let bytes = fixed.saturating_add(share.saturating_mul(plan.shape.n_layers as u64));
-    bytes.max(plan.minimum_bytes() as u64)
+    plan.bytes_for_share(layer, share).max(plan.minimum_bytes() as u64)
 }
 
 impl<S: Storage> Cache<S> {

@@ -3,7 +3,7 @@
 
 pub mod snapshots;
 
-use kvq_codec::{Backend, KvShape, Layout, Policy, Storage};
+use kvq_codec::{Backend, EdgeLayers, KvShape, Layout, Policy, Storage};
 
 /// `all`, or `few` under Miri, which takes a thousand times as long.
 pub const fn unless_miri<T: Copy>(all: T, few: T) -> T {
@@ -200,6 +200,7 @@ pub fn aged(layouts: &[kvq_codec::Layout], span_len: u16, recent_len: u16) -> Po
         key_tiers: tiers,
         value_tiers: tiers,
         ladder: [None; 6],
+        edge_layers: EdgeLayers::NONE,
         budget: kvq_codec::Budget::Bytes,
         when_full: kvq_codec::WhenFull::Demote,
         window_len: 0,

@@ -61,7 +61,7 @@ fn policy_source(policy: &Policy) -> (String, String) {
             format!("{policy:#?}"),
             format!(
                 "use kvq_codec::Budget::*;\nuse kvq_codec::Layout::*;\n{}use kvq_codec::WhenFull::*;\n\
-                 use kvq_codec::{{KvShape, Policy, Tier, capacity_tokens}};\n",
+                 use kvq_codec::{{EdgeLayers, KvShape, Policy, Tier, capacity_tokens}};\n",
                 if policy.ladder[0].is_some() {
                     "use kvq_codec::Side::*;\nuse kvq_codec::Step;\n"
                 } else {

@@ -23,12 +23,25 @@ pub struct PolicyRecord {
     pub value_tiers: Vec<TierRecord>,
     /// Demotion steps under pressure, least harm first.
     pub ladder: Vec<StepRecord>,
+    /// Layers at both ends that stay in their first tiers.
+    #[serde(default)]
+    pub edge_layers: EdgeLayersRecord,
     /// Compression against fp16 that the budget asks for; null for a budget of bytes.
     pub budget_compression: Option<f64>,
     /// `error`, `demote` or `evict`.
     pub when_full: String,
     /// Tokens that a query looks back on; 0 for all.
     pub window_len: u32,
+}
+
+/// Layers that keep more bits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct EdgeLayersRecord {
+    /// How many from layer 0 on.
+    pub first: u8,
+    /// How many up to the last layer.
+    pub last: u8,
 }
 
 /// One tier.
@@ -70,6 +83,7 @@ impl From<&NamedPolicy> for PolicyRecord {
                 .flatten()
                 .map(|step| StepRecord { side: side(step.side).into(), to: step.to })
                 .collect(),
+            edge_layers: EdgeLayersRecord { first: policy.edge_layers.first, last: policy.edge_layers.last },
             budget_compression: match policy.budget {
                 Budget::Compression(hundredths) => Some(f64::from(hundredths) / 100.0),
                 Budget::Bytes => None,

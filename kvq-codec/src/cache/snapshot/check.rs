@@ -69,7 +69,7 @@ pub(super) fn check(plan: &Plan, snapshot: &[u8], room: &mut Room<'_>) -> Result
     check_crc(slice(snapshot, 0, end), get_u32(snapshot, end))?;
     let mut reader = Reader { bytes: slice(snapshot, 0, end), at: header.0.len() };
     for layer in 0..plan.shape.n_layers {
-        let (len, need) = check_layer(plan, &mut reader)?;
+        let (len, need) = check_layer(plan, layer, &mut reader)?;
         if layer == 0 && len != header.len() {
             return Err(Error::SnapshotContent { field: "len", needed: header.len(), got: len });
         }
@@ -83,19 +83,19 @@ pub(super) fn check(plan: &Plan, snapshot: &[u8], room: &mut Room<'_>) -> Result
     }
 }
 
-fn check_layer(plan: &Plan, reader: &mut Reader<'_>) -> Result<(u32, LayerNeed), Error> {
+fn check_layer(plan: &Plan, layer: usize, reader: &mut Reader<'_>) -> Result<(u32, LayerNeed), Error> {
     let head = LayerHead::read(reader.take(LAYER_HEAD_BYTES)?);
     at_most("len", MAX_LEN, head.len)?;
     at_most("sinks", plan.n_sink as u32, head.n_sink)?;
     at_most("recent tokens", plan.hot_len as u32, head.n_hot)?;
     let evicts = plan.policy.when_full == WhenFull::Evict;
     at_most("evicted tokens", if evicts { head.len } else { 0 }, head.n_evicted)?;
-    let mut need = LayerNeed::new(head.n_hot as usize);
+    let mut need = LayerNeed::new(layer, head.n_hot as usize);
     check_precise(plan, reader, head.n_sink as usize)?;
     let mut sum = u64::from(head.n_sink) + u64::from(head.n_evicted) + u64::from(head.n_hot);
     let mut n_spans = 0;
     while n_spans < head.n_spans {
-        sum += check_span(plan, reader, &mut need)? as u64;
+        sum += check_span(plan, layer, reader, &mut need)? as u64;
         n_spans += 1;
     }
     check_precise(plan, reader, head.n_hot as usize)?;
@@ -121,15 +121,23 @@ fn check_precise(plan: &Plan, reader: &mut Reader<'_>, n: usize) -> Result<(), E
     Ok(())
 }
 
-fn check_span(plan: &Plan, reader: &mut Reader<'_>, need: &mut LayerNeed) -> Result<usize, Error> {
+fn check_span(
+    plan: &Plan,
+    layer: usize,
+    reader: &mut Reader<'_>,
+    need: &mut LayerNeed,
+) -> Result<usize, Error> {
     let (count, tiers) = read_span_head(reader.take(SPAN_HEAD_BYTES)?);
     at_most("tokens of a span", plan.span_len as u32, count as u32)?;
     if count == 0 {
         return Err(Error::SnapshotContent { field: "tokens of a span", needed: 1, got: 0 });
     }
     for (side, tier) in SIDES.into_iter().zip(tiers) {
-        let n_tiers = plan.policy.tiers(side).iter().flatten().count();
-        at_most("tier", n_tiers.saturating_sub(1) as u32, tier as u32)?;
+        let last = match plan.is_edge(layer) {
+            true => 0,
+            false => plan.policy.tiers(side).iter().flatten().count().saturating_sub(1),
+        };
+        at_most("tier", last as u32, tier as u32)?;
     }
     let layouts = [plan.layout(Side::Key, tiers[0]), plan.layout(Side::Value, tiers[1])];
     let n_blocks = plan.key.n_blocks + plan.value.n_blocks;

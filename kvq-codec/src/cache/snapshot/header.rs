@@ -7,7 +7,7 @@ use crate::bytes::{get_u8, get_u32, put, put_u8, put_u32, slice};
 use crate::cache::plan::Plan;
 use crate::crc::crc32;
 use crate::error::{Error, Side};
-use crate::policy::{Budget, MAX_STEPS, MAX_TIERS, Policy, Step, Tier, WhenFull};
+use crate::policy::{Budget, EdgeLayers, MAX_STEPS, MAX_TIERS, Policy, Step, Tier, WhenFull};
 use crate::rotate::ROTATION_ID;
 use crate::shape::KvShape;
 
@@ -35,6 +35,7 @@ const AT_SPAN_LEN: usize = 48;
 const AT_WHEN_FULL: usize = 50;
 const AT_BUDGET: usize = 51;
 const AT_COMPRESSION: usize = 52;
+const AT_EDGE_LAYERS: usize = 54;
 const AT_WINDOW_LEN: usize = 56;
 const AT_KEY_TIERS: usize = 60;
 const AT_VALUE_TIERS: usize = 92;
@@ -54,7 +55,7 @@ const FIELDS: [(&str, usize, usize); 33] = [
     ("when_full", AT_WHEN_FULL, 1),
     ("budget", AT_BUDGET, 1),
     ("compression", AT_COMPRESSION, 2),
-    ("reserved", 54, 2),
+    ("edge_layers", AT_EDGE_LAYERS, 2),
     ("window_len", AT_WINDOW_LEN, 4),
     ("key_tiers", AT_KEY_TIERS, 4),
     ("key_tiers", 64, 4),
@@ -118,6 +119,10 @@ impl SnapshotInfo {
             key_tiers: read_tiers(&header, AT_KEY_TIERS, "key_tiers")?,
             value_tiers: read_tiers(&header, AT_VALUE_TIERS, "value_tiers")?,
             ladder: read_ladder(&header)?,
+            edge_layers: EdgeLayers {
+                first: get_u8(&header, AT_EDGE_LAYERS),
+                last: get_u8(&header, AT_EDGE_LAYERS + 1),
+            },
             budget: match get_u8(&header, AT_BUDGET) {
                 0 => Budget::Bytes,
                 1 => Budget::Compression(get_u16(&header, AT_COMPRESSION)),
@@ -170,6 +175,7 @@ impl Header {
             put_u8(&mut bytes, AT_BUDGET, 1);
             put(&mut bytes, AT_COMPRESSION, &hundredths.to_le_bytes());
         }
+        put(&mut bytes, AT_EDGE_LAYERS, &[policy.edge_layers.first, policy.edge_layers.last]);
         put_u32(&mut bytes, AT_WINDOW_LEN, policy.window_len);
         put_tiers(&mut bytes, AT_KEY_TIERS, &policy.key_tiers);
         put_tiers(&mut bytes, AT_VALUE_TIERS, &policy.value_tiers);

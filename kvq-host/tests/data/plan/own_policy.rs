@@ -5,7 +5,7 @@ use kvq_codec::Layout::*;
 use kvq_codec::Side::*;
 use kvq_codec::Step;
 use kvq_codec::WhenFull::*;
-use kvq_codec::{KvShape, Policy, Tier, capacity_tokens};
+use kvq_codec::{EdgeLayers, KvShape, Policy, Tier, capacity_tokens};
 
 /// 3 layers, 4 KV heads, head_dim 32.
 pub const SHAPE: KvShape = KvShape::new(3, 4, 32);
@@ -65,6 +65,10 @@ pub const POLICY: Policy = Policy {
         None,
         None,
     ],
+    edge_layers: EdgeLayers {
+        first: 0,
+        last: 0,
+    },
     budget: Bytes,
     when_full: Evict,
     window_len: 0,
