@@ -13,4 +13,5 @@ pub mod state;
 /// The codec, for programs that depend on this crate alone.
 pub use kvq_codec as codec;
 pub mod synth;
+pub mod tune;
 pub mod validate;

@@ -151,6 +151,42 @@ pub fn parse(text: &str) -> Result<Policy> {
     Ok(policy)
 }
 
+/// The text of a file that [`parse`] makes `policy` of.
+pub fn to_toml(policy: &Policy) -> String {
+    let tiers = |tiers: &[Option<Tier>]| -> String {
+        let entry = |tier: &Tier| match tier.from_age {
+            0 | Tier::UNDER_PRESSURE => format!("{{ layout = \"{}\" }}", tier.layout.name()),
+            age => format!("{{ layout = \"{}\", from_age = {age} }}", tier.layout.name()),
+        };
+        tiers.iter().flatten().map(entry).collect::<Vec<_>>().join(", ")
+    };
+    let side = |side| if side == Side::Key { "key" } else { "value" };
+    let step = |step: &Step| format!("{{ side = \"{}\", to = {} }}", side(step.side), step.to);
+    let steps: Vec<String> = policy.ladder.iter().flatten().map(step).collect();
+    let compression = match policy.budget {
+        Budget::Compression(hundredths) => format!("compression = {:.2}\n", f64::from(hundredths) / 100.0),
+        Budget::Bytes => String::new(),
+    };
+    let when_full = match policy.when_full {
+        WhenFull::Error => "error",
+        WhenFull::Demote => "demote",
+        WhenFull::Evict => "evict",
+    };
+    format!(
+        "n_sink = {}\nrecent_len = {}\nspan_len = {}\nkey_tiers = [{}]\nvalue_tiers = [{}]\nladder = [{}]\n\
+         edge_layers = {{ first = {}, last = {} }}\n{compression}when_full = \"{when_full}\"\nwindow_len = {}\n",
+        policy.n_sink,
+        policy.recent_len,
+        policy.span_len,
+        tiers(&policy.key_tiers),
+        tiers(&policy.value_tiers),
+        steps.join(", "),
+        policy.edge_layers.first,
+        policy.edge_layers.last,
+        policy.window_len
+    )
+}
+
 fn tiers_of(entries: &[TierEntry], key: &str) -> Result<[Option<Tier>; MAX_TIERS]> {
     ensure!(entries.len() <= MAX_TIERS, "{key}: {} tiers, at most {MAX_TIERS}", entries.len());
     let mut tiers = [None; MAX_TIERS];
@@ -199,6 +235,17 @@ mod tests {
         assert_eq!(policy.value_tiers[1], Some(Tier::under_pressure(Layout::S2)));
         assert_eq!(policy.ladder[0], Some(Step { side: Side::Value, to: 1 }));
         assert_eq!(policy.edge_layers, EdgeLayers { first: 2, last: 1 });
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let aged = "key_tiers = [{ layout = 'q8' }, { layout = 's3', from_age = 512 }]\n\
+                    value_tiers = [{ layout = 's4' }]\nwindow_len = 9\nwhen_full = 'evict'\n\
+                    edge_layers = { last = 3 }";
+        let presets = Policy::PRESETS.map(|(_, policy)| policy);
+        for policy in presets.into_iter().chain([parse(aged).unwrap()]) {
+            assert_eq!(parse(&to_toml(&policy)).unwrap(), policy, "{}", to_toml(&policy));
+        }
     }
 
     #[test]

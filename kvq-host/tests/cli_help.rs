@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-const VERBS: [&str; 10] =
-    ["bench", "eval", "export", "generate", "inspect", "models", "plan", "report", "synth", "validate"];
+const VERBS: [&str; 11] = [
+    "bench", "eval", "export", "generate", "inspect", "models", "plan", "report", "synth", "tune", "validate",
+];
 
 fn help(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_kvq")).args(arguments).arg("--help").output().unwrap();

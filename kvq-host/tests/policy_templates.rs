@@ -35,10 +35,10 @@ fn every_template_reads_a_text() {
     for (name, policy) in templates() {
         let mut store = PackedStore::new(shape, policy, Backend::detect()).unwrap();
         let x: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
-        for _ in 0..2048 {
+        for _ in 0..4096 {
             (0..12).for_each(|layer| store.append(layer, 1, &x, &x).unwrap());
         }
-        let ratio = (2048 * shape.fp16_bytes_per_token()) as f64 / store.memory().total() as f64;
+        let ratio = (4096 * shape.fp16_bytes_per_token()) as f64 / store.memory().total() as f64;
         match policy.budget {
             Budget::Compression(hundredths) => {
                 assert!(ratio >= f64::from(hundredths) / 100.0, "{name}: {ratio}")

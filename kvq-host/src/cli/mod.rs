@@ -15,6 +15,7 @@ mod shared;
 mod synth;
 mod text;
 mod threads;
+mod tune;
 mod validate;
 
 use anyhow::Result;
@@ -50,6 +51,8 @@ enum Verb {
     Eval(eval::Args),
     /// Check bytes, quality, speed, memory and integration against limits.
     Validate(validate::Args),
+    /// Search a policy for a number of bits per value.
+    Tune(tune::Args),
     /// Bytes and attention error on synthetic keys and values.
     Synth(synth::Args),
     /// Tokens that a budget of bytes holds, bytes that a context needs.
@@ -75,6 +78,7 @@ impl Cli {
             Some(Verb::Export(args)) => export::run(args),
             Some(Verb::Eval(args)) => eval::run(args),
             Some(Verb::Validate(args)) => validate::run(args),
+            Some(Verb::Tune(args)) => tune::run(args),
             Some(Verb::Synth(args)) => synth::run(args),
             Some(Verb::Plan(args)) => plan::run(args),
             Some(Verb::Inspect(args)) => inspect::run(args),

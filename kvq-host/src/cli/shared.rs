@@ -67,6 +67,8 @@ pub enum BackendChoice {
     Scalar,
     /// AVX2 with FMA.
     Avx2,
+    /// NEON.
+    Neon,
 }
 
 impl BackendChoice {
@@ -75,14 +77,15 @@ impl BackendChoice {
     /// # Errors
     /// [`UsageError`] for kernels that this machine has not.
     pub fn backend(self) -> Result<Backend> {
-        let backend = match self {
-            Self::Auto => Some(Backend::detect()),
-            Self::Scalar => Some(Backend::SCALAR),
-            Self::Avx2 => Backend::avx2(),
+        let name = match self {
+            Self::Auto => return Ok(Backend::detect()),
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Neon => "neon",
         };
-        backend.ok_or_else(|| {
+        Backend::available().find(|backend| backend.name() == name).ok_or_else(|| {
             let names: Vec<_> = Backend::available().map(Backend::name).collect();
-            UsageError(format!("--backend avx2: this machine has {}", names.join(", "))).into()
+            UsageError(format!("--backend {name}: this machine has {}", names.join(", "))).into()
         })
     }
 }

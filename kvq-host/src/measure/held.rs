@@ -27,9 +27,9 @@ impl Held {
     }
 }
 
-/// Tokens of the first layer by tier, oldest first: the sinks, the tiers from the last to the first, the
-/// recent window. Every layer has the same number of tokens and the same share of the bytes, so the others
-/// are alike.
+/// Tokens of a layer by tier, oldest first: the sinks, the tiers from the last to the first, the recent window.
+/// It is the first layer that is no edge layer: all of those have the same number of tokens and the same share of
+/// the bytes, so they are alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TierMap {
     /// Of keys.
@@ -42,7 +42,8 @@ impl TierMap {
     /// Of a cache as it is now; tiers without a token are left out.
     pub fn of<S: Storage>(cache: &Cache<S>) -> Self {
         let side = |side| {
-            let map = cache.tier_map(0, side);
+            let layer = usize::from(cache.policy().edge_layers.first).min(cache.shape().n_layers - 1);
+            let map = cache.tier_map(layer, side);
             map.into_iter().flatten().filter(|tier| tier.tokens > 0).collect()
         };
         Self { key: side(Side::Key), value: side(Side::Value) }
