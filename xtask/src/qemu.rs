@@ -96,8 +96,7 @@ pub const BOARDS: [Board; 6] = [
     board("mps3-an547", "thumbv8m.main-none-eabihf", Some("cortex-m55"), COMMON),
     board("mps2-an505", "thumbv8m.main-none-eabihf", None, COMMON),
     board("lm3s6965evb", "thumbv7m-none-eabi", None, COMMON),
-    // `stream`, `footprint` and `stack` do not end here since the Arm kernels: open, see CHANGELOG.
-    board("microbit", "thumbv6m-none-eabi", None, &[SELFTEST]),
+    board("microbit", "thumbv6m-none-eabi", None, COMMON),
 ];
 
 const fn board(

@@ -108,6 +108,8 @@ impl<S: Storage> Cache<S> {
         units
     }
 
+    /// Not inlined, for the buffers of its callees are not to lie in the caller's frame.
+    #[inline(never)]
     fn append_one(
         &mut self,
         layer: usize,
@@ -158,11 +160,12 @@ impl<S: Storage> Cache<S> {
     }
 
     /// The 8-bit rows of one token, block by block: rotates, encodes and hands each to `put`.
+    #[inline(never)]
     fn encode_token(
         &mut self,
         side: Side,
         (x, token, n_tokens): (&[f32], usize, usize),
-        mut put_block: impl FnMut(&mut Self, &SidePlan, usize, i16, &[u8]),
+        put_block: &mut dyn FnMut(&mut Self, &SidePlan, usize, i16, &[u8]),
     ) {
         let plan = *self.plan.side(side);
         let rotation = if side == Side::Key { self.key_rotation() } else { self.value_rotation() };
@@ -188,7 +191,7 @@ impl<S: Storage> Cache<S> {
     }
 
     fn put_sink(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
-        self.encode_token(side, input, |cache, side, block, exponent, codes| {
+        self.encode_token(side, input, &mut |cache, side, block, exponent, codes| {
             let bytes = storage::layer_mut(&cache.plan, cache.storage.bytes_mut(), layer);
             put_i16(bytes, side.sink_exponents + 2 * (at * side.n_blocks + block), exponent);
             put(bytes, side.sink_row(cache.plan.n_sink, block) + at * codes.len(), codes);
@@ -196,7 +199,7 @@ impl<S: Storage> Cache<S> {
     }
 
     fn put_hot(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
-        self.encode_token(side, input, |cache, side, block, exponent, codes| {
+        self.encode_token(side, input, &mut |cache, side, block, exponent, codes| {
             let plan = cache.plan;
             let (unit, place) = side.split_token(8, at);
             let bytes = storage::layer_mut(&plan, cache.storage.bytes_mut(), layer);
