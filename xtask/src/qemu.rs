@@ -64,18 +64,20 @@ impl Program {
 const SELFTEST: Program = Program { name: "selftest", profile: "release" };
 const FOOTPRINT: Program = Program { name: "footprint", profile: "release" };
 const STREAM: Program = Program { name: "stream", profile: "release" };
+const SNAPSHOT: Program = Program { name: "snapshot", profile: "release" };
 const STACK: Program = Program { name: "stack", profile: "release" };
 
 /// Needs a model image.
 const GENERATE: Program = Program { name: "generate", profile: "release" };
 
 /// What every board runs.
-const COMMON: &[Program] = &[SELFTEST, STREAM, FOOTPRINT, STACK];
+const COMMON: &[Program] = &[SELFTEST, STREAM, SNAPSHOT, FOOTPRINT, STACK];
 
 /// The board for which sizes are stated, too.
 const FIRST: &[Program] = &[
     SELFTEST,
     STREAM,
+    SNAPSHOT,
     FOOTPRINT,
     STACK,
     GENERATE,
