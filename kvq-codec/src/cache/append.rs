@@ -41,6 +41,7 @@ impl<S: Storage> Cache<S> {
         Ok(())
     }
 
+    #[inline(never)]
     fn check_finite(&self, side: Side, x: &[f32], n_tokens: usize, len: usize) -> Result<(), Error> {
         // One comparison finds infinities, NaN and what is too large.
         if x.iter().fold(true, |fine, v| fine & (v.abs() <= LARGEST)) {

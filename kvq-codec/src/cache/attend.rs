@@ -536,6 +536,7 @@ impl<'a> HeadPlace<'a> {
 }
 
 /// Scales of `n` tokens whose exponents lie in a table `(tokens, n_blocks)`.
+#[inline(never)]
 fn precise_scales_into(
     bytes: &[u8],
     place: &HeadPlace<'_>,
