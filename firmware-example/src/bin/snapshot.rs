@@ -74,7 +74,12 @@ fn run(memory: &mut [u8]) -> Result<bool, Error> {
     }
     fine &= is_as_on_the_host("the cache went on", &mut cache, Text::Present, HOST_PRESENT)?;
     cache.restore(&INTACT)?;
-    fine &= is_as_on_the_host("the intact snapshot was restored and went on", &mut cache, Text::Saved, HOST_SAVED)?;
+    fine &= is_as_on_the_host(
+        "the intact snapshot was restored and went on",
+        &mut cache,
+        Text::Saved,
+        HOST_SAVED,
+    )?;
     Ok(fine)
 }
 
@@ -97,7 +102,11 @@ fn is_refused(cache: &mut KvCache<'_>, (what, bytes, is_expected): &Bad) -> Resu
 fn is_as_on_the_host(what: &str, cache: &mut KvCache<'_>, text: Text, host: u64) -> Result<bool, Error> {
     let outputs = read(cache, text, N_AFTER)?;
     if outputs == host && cache.len() == N_BEFORE + N_AFTER {
-        defmt::info!("{=str} to {=usize} tokens; every bit of attention equals the host's", what, cache.len());
+        defmt::info!(
+            "{=str} to {=usize} tokens; every bit of attention equals the host's",
+            what,
+            cache.len()
+        );
         return Ok(true);
     }
     defmt::error!("{=str}, but outputs are {=u64:016x}, on the host {=u64:016x}", what, outputs, host);
