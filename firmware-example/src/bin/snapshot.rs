@@ -37,7 +37,7 @@ static BAD: [Bad; 6] = [
     ("a bit of the codes", &BAD_CODES, |e| matches!(e, Error::SnapshotChecksum { .. })),
     ("a bit of the header", &BAD_HEADER, |e| matches!(e, Error::SnapshotChecksum { .. })),
     ("a bit of the checksum", &BAD_CHECKSUM, |e| matches!(e, Error::SnapshotChecksum { .. })),
-    ("the end cut off", &INTACT.split_at(N_BYTES - 100).0, |e| matches!(e, Error::SnapshotLength { .. })),
+    ("the end cut off", INTACT.split_at(N_BYTES - 100).0, |e| matches!(e, Error::SnapshotLength { .. })),
     ("erased flash", &[0xff; 256], |e| matches!(e, Error::NotSnapshot)),
     ("of another shape", OTHER_SHAPE, |e| matches!(e, Error::Mismatch { .. })),
 ];

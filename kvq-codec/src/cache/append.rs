@@ -12,6 +12,9 @@ use crate::quantize::row::MAX_ROW;
 /// 2^100: larger inputs could overflow while they are rotated.
 const LARGEST: f32 = 1.267_650_6e30;
 
+/// What becomes of a token's row in a block: its exponent and codes. `dyn`, so that its producer is compiled once.
+type PutBlock<'a, S> = &'a mut dyn FnMut(&mut Cache<S>, &SidePlan, usize, i16, &[u8]);
+
 impl<S: Storage> Cache<S> {
     /// Appends `n_tokens` to `layer`.
     ///
@@ -166,7 +169,7 @@ impl<S: Storage> Cache<S> {
         &mut self,
         side: Side,
         (x, token, n_tokens): (&[f32], usize, usize),
-        put_block: &mut dyn FnMut(&mut Self, &SidePlan, usize, i16, &[u8]),
+        put_block: PutBlock<'_, S>,
     ) {
         let plan = *self.plan.side(side);
         let rotation = if side == Side::Key { self.key_rotation() } else { self.value_rotation() };
