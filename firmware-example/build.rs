@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::{env, fs};
 
+use kvq_replay::saved::{self, Text};
 use kvq_tiny::{Image, Scratch, Tokenizer, demo};
 
 fn main() {
@@ -38,9 +39,29 @@ fn main() {
     let outputs = stream.read(kvq_codec::Backend::SCALAR, &mut memory, |_| {}).unwrap();
     println!("cargo:rustc-env=KVQ_STREAM_CACHE={}", kvq_replay::Hash::of(&memory).value());
     println!("cargo:rustc-env=KVQ_STREAM_OUTPUTS={outputs}");
+    write_snapshot();
     if env::var_os("CARGO_FEATURE_GENERATE").is_some() {
         run_model();
     }
+}
+
+/// Puts a cache into `$OUT_DIR/snapshot.bin`, and tells what attention gives after it, and in the other text.
+fn write_snapshot() {
+    let path = Path::new(&env::var("OUT_DIR").unwrap()).join("snapshot.bin");
+    let outputs = |text: Text| {
+        let mut memory = [0; saved::SAVED_BYTES];
+        let mut cache = saved::cache(kvq_codec::Backend::SCALAR, &mut memory).unwrap();
+        saved::read(&mut cache, text, saved::N_BEFORE).unwrap();
+        if text == Text::Saved {
+            let mut bytes = vec![0; cache.snapshot_bytes()];
+            cache.snapshot_into(&mut bytes).unwrap();
+            fs::write(&path, bytes).unwrap();
+        }
+        saved::read(&mut cache, text, saved::N_AFTER).unwrap()
+    };
+    println!("cargo:rustc-env=KVQ_SAVED_OUTPUTS={}", outputs(Text::Saved));
+    println!("cargo:rustc-env=KVQ_PRESENT_OUTPUTS={}", outputs(Text::Present));
+    println!("cargo:rustc-env=KVQ_SNAPSHOT_PATH={}", path.display());
 }
 
 /// Generates here what the firmware is to generate, and hands it over: tokens and hashes in

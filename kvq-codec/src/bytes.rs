@@ -61,20 +61,20 @@ pub(crate) fn put(bytes: &mut [u8], offset: usize, source: &[u8]) {
     }
 }
 
-/// Moves `len` bytes within `bytes`; the ranges may overlap.
-#[inline]
-pub(crate) fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize) {
-    let (low, distance) = (from.min(to), from.abs_diff(to));
-    // From the first byte that is read or written to the last one.
-    let Some(all) = len.checked_add(distance).and_then(|n| bytes.get_mut(low..)?.get_mut(..n)) else {
-        return;
-    };
-    let n = all.len();
-    if distance <= n {
-        if to < from {
-            all.copy_within(distance.., 0);
-        } else {
-            all.copy_within(..n - distance, distance);
-        }
+/// Moves `len` bytes from `from` down to `to`; the ranges may overlap. A loop, since `memmove` takes 1.6 KB of flash.
+pub(crate) fn shift_down(bytes: &mut [u8], from: usize, to: usize, len: usize) {
+    for i in 0..len {
+        let byte = get_u8(bytes, from.saturating_add(i));
+        put_u8(bytes, to.saturating_add(i), byte);
+    }
+}
+
+/// Moves `len` bytes from `from` up to `to`; the ranges may overlap.
+pub(crate) fn shift_up(bytes: &mut [u8], from: usize, to: usize, len: usize) {
+    let distance = to.saturating_sub(from);
+    // From the first byte that is read to the last one that is written.
+    let all = len.checked_add(distance).and_then(|n| bytes.get_mut(from..)?.get_mut(..n)).unwrap_or(&mut []);
+    if distance <= all.len() {
+        all.copy_within(..all.len() - distance, distance);
     }
 }

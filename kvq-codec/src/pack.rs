@@ -45,6 +45,7 @@ pub(crate) fn or_plane(width: u8, shift: u32, row: &[u8], codes: &mut [i8]) {
 }
 
 /// Writes a plane's row from the bits `shift..shift + width` of `codes`.
+#[inline(never)]
 pub(crate) fn put_plane(width: u8, shift: u32, codes: &[u8], row: &mut [u8]) {
     match width {
         8 => {

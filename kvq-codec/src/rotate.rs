@@ -54,29 +54,32 @@ impl Rotation {
     /// Rotates `x`, `head_dim` values, in place.
     #[inline(always)]
     pub fn forward(self, x: &mut [f32]) {
-        let n = x.len();
-        let first = x.get_mut(..self.power).unwrap_or(&mut []);
-        flip_signs(first, &FIRST_SIGNS);
-        transform(first);
-        if self.power < self.head_dim {
-            let second = x.get_mut(n.wrapping_sub(self.power)..).unwrap_or(&mut []);
-            flip_signs(second, &SECOND_SIGNS);
-            transform(second);
-        }
+        self.turn(x, false);
     }
 
     /// Undoes [`forward`](Self::forward).
     #[inline(always)]
     pub fn inverse(self, x: &mut [f32]) {
-        let n = x.len();
-        if self.power < self.head_dim {
-            let second = x.get_mut(n.wrapping_sub(self.power)..).unwrap_or(&mut []);
-            transform(second);
-            flip_signs(second, &SECOND_SIGNS);
+        self.turn(x, true);
+    }
+
+    /// Both passes, or for the inverse what undoes them, the second one first.
+    #[inline(always)]
+    pub(crate) fn turn(self, x: &mut [f32], inverse: bool) {
+        let two = self.power < self.head_dim;
+        for i in 0..1 + usize::from(two) {
+            let first = !two || (i == 0) != inverse;
+            let (at, signs) =
+                if first { (0, &FIRST_SIGNS) } else { (x.len().wrapping_sub(self.power), &SECOND_SIGNS) };
+            let part = x.get_mut(at..).and_then(|x| x.get_mut(..self.power)).unwrap_or(&mut []);
+            if !inverse {
+                flip_signs(part, signs);
+            }
+            transform(part);
+            if inverse {
+                flip_signs(part, signs);
+            }
         }
-        let first = x.get_mut(..self.power).unwrap_or(&mut []);
-        transform(first);
-        flip_signs(first, &FIRST_SIGNS);
     }
 }
 

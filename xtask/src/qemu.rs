@@ -64,18 +64,20 @@ impl Program {
 const SELFTEST: Program = Program { name: "selftest", profile: "release" };
 const FOOTPRINT: Program = Program { name: "footprint", profile: "release" };
 const STREAM: Program = Program { name: "stream", profile: "release" };
+const SNAPSHOT: Program = Program { name: "snapshot", profile: "release" };
 const STACK: Program = Program { name: "stack", profile: "release" };
 
 /// Needs a model image.
 const GENERATE: Program = Program { name: "generate", profile: "release" };
 
 /// What every board runs.
-const COMMON: &[Program] = &[SELFTEST, STREAM, FOOTPRINT, STACK];
+const COMMON: &[Program] = &[SELFTEST, STREAM, SNAPSHOT, FOOTPRINT, STACK];
 
 /// The board for which sizes are stated, too.
 const FIRST: &[Program] = &[
     SELFTEST,
     STREAM,
+    SNAPSHOT,
     FOOTPRINT,
     STACK,
     GENERATE,
@@ -96,8 +98,7 @@ pub const BOARDS: [Board; 6] = [
     board("mps3-an547", "thumbv8m.main-none-eabihf", Some("cortex-m55"), COMMON),
     board("mps2-an505", "thumbv8m.main-none-eabihf", None, COMMON),
     board("lm3s6965evb", "thumbv7m-none-eabi", None, COMMON),
-    // `stream`, `footprint` and `stack` do not end here since the Arm kernels: open, see CHANGELOG.
-    board("microbit", "thumbv6m-none-eabi", None, &[SELFTEST]),
+    board("microbit", "thumbv6m-none-eabi", None, COMMON),
 ];
 
 const fn board(

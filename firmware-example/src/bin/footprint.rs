@@ -4,8 +4,11 @@
 #![no_std]
 #![no_main]
 
+use core::hint::black_box;
+
 use cortex_m::Peripherals;
 use cortex_m_rt::entry;
+use kvq_codec::block::dequantize_into;
 use kvq_codec::{
     Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Rotation, Tier, WhenFull,
     capacity_tokens, minimum_bytes,
@@ -131,6 +134,7 @@ impl Bench<'_> {
         self.log_rotation();
         for layout in Layout::ALL {
             self.log_costs(layout)?;
+            self.log_dequantize(layout)?;
         }
         Ok(())
     }
@@ -152,6 +156,31 @@ impl Bench<'_> {
             hundredths(n, NARROW) / 100,
             hundredths(n, NARROW) % 100
         );
+    }
+
+    /// Packed codes of one block to floats.
+    fn log_dequantize(&mut self, layout: Layout) -> Result<(), Error> {
+        let mut random = Random::new(3);
+        let mut codes = [0u8; WIDE];
+        // Codes of 8 bits are never -128.
+        codes.fill_with(|| (random.next() as u8).max(1) ^ 0x80);
+        let codes = codes.get(..layout.row_bytes(WIDE)).unwrap_or(&[]);
+        let (mut out, mut outcome) = ([0.0f32; WIDE], Ok(()));
+        let n =
+            self.counter.instructions(|| outcome = dequantize_into(layout, black_box(codes), 8, &mut out));
+        outcome?;
+        // What is dequantized must be used, or it would not be computed.
+        if black_box(out).iter().all(|&v| v == 0.0) {
+            exit::failure();
+        }
+        let n = hundredths(n, WIDE);
+        defmt::info!(
+            "{=str}: instructions per value: dequantize ~{=u32}.{=u32:02}",
+            layout.name(),
+            n / 100,
+            n % 100
+        );
+        Ok(())
     }
 
     /// Costs per value of one layout; keys and values are told apart by making one of them wider.

@@ -4,7 +4,7 @@
 
 use cortex_m_rt::entry;
 use kvq_codec::{Backend, Error};
-use kvq_firmware::{Hash, board, exit, log};
+use kvq_firmware::{Hash, board, exit, log, stack};
 use kvq_replay::stream::{N_TOKENS, Stream, held_tokens};
 
 const STREAM: Stream = Stream::for_ram(board::RAM_BYTES);
@@ -26,7 +26,10 @@ fn main() -> ! {
         STREAM.budget_bytes,
         N_TOKENS * STREAM.shape.fp16_bytes_per_token()
     );
-    match read(MEMORY) {
+    let mut outcome = Ok(false);
+    let used = stack::used_bytes(|| outcome = read(MEMORY));
+    defmt::info!("stack: ~{=usize} of ~{=usize} bytes", used, stack::room_bytes());
+    match outcome {
         Ok(true) => exit::success(),
         Ok(false) => exit::failure(),
         Err(error) => {

@@ -139,14 +139,20 @@ impl Layout {
 /// [`Error::Length`] where `codes` has another length, or `out` more values than a block.
 pub fn dequantize_into(layout: Layout, codes: &[u8], exponent: i16, out: &mut [f32]) -> Result<(), Error> {
     let n_values = out.len();
-    let mut levels = [0i8; MAX_HEAD_DIM];
-    let Some(levels) = levels.get_mut(..n_values) else {
+    if n_values > MAX_HEAD_DIM {
         return Err(Error::Length { argument: "out", needed: figure(MAX_HEAD_DIM), got: figure(n_values) });
-    };
+    }
     let needed = layout.row_bytes(n_values);
     if codes.len() != needed {
         return Err(Error::Length { argument: "codes", needed: figure(needed), got: figure(codes.len()) });
     }
+    let scale = exp2_8(i32::from(exponent));
+    if layout == Layout::S4 {
+        dequantize_nibbles(codes, scale, out);
+        return Ok(());
+    }
+    let mut levels = [0i8; MAX_HEAD_DIM];
+    let levels = levels.get_mut(..n_values).unwrap_or(&mut []);
     let mut run = Run { planes: [&[]; MAX_PLANES], n: 1 };
     let mut rest = codes;
     for (&width, plane) in layout.planes().iter().zip(&mut run.planes) {
@@ -154,11 +160,35 @@ pub fn dequantize_into(layout: Layout, codes: &[u8], exponent: i16, out: &mut [f
         (*plane, rest) = (row, tail);
     }
     levels_into(layout, &run, 0, levels);
-    let scale = exp2_8(i32::from(exponent));
     for (value, &level) in out.iter_mut().zip(&*levels) {
         *value = f32::from(level) * scale;
     }
     Ok(())
+}
+
+/// Values of 4-bit codes from a table of all that there are: eight from a word.
+fn dequantize_nibbles(codes: &[u8], scale: f32, out: &mut [f32]) {
+    let table = codebook::S4.map(|level| f32::from(level) * scale);
+    let Some((low, high)) = out.split_at_mut_checked(codes.len()) else { return };
+    // One code more is low where the number of values is odd.
+    if let (Some(last), Some(&byte)) = (low.last_mut(), codes.last()) {
+        *last = table[usize::from(byte & 15)];
+    }
+    let n = high.len();
+    let (codes, low) = (codes.get(..n).unwrap_or(&[]), low.get_mut(..n).unwrap_or(&mut []));
+    let ((fours, rest), (low, low_rest)) = (codes.as_chunks::<4>(), low.as_chunks_mut::<4>());
+    let (high, high_rest) = high.as_chunks_mut::<4>();
+    for ((bytes, low), high) in fours.iter().zip(low).zip(high) {
+        let word = u32::from_le_bytes(*bytes);
+        for (i, (low, high)) in low.iter_mut().zip(high).enumerate() {
+            *low = table[(word >> (8 * i) & 15) as usize];
+            *high = table[(word >> (8 * i + 4) & 15) as usize];
+        }
+    }
+    for ((&byte, low), high) in rest.iter().zip(low_rest).zip(high_rest) {
+        *low = table[usize::from(byte & 15)];
+        *high = table[usize::from(byte >> 4)];
+    }
 }
 
 /// The rows of some tokens of one block in every plane of a layout: `planes[p]` holds `n` rows of
@@ -197,6 +227,33 @@ pub(crate) fn levels_into(layout: Layout, run: &Run<'_>, token: usize, out: &mut
     } else if !codewords.is_empty() {
         for level in out.iter_mut() {
             *level = codewords.get(usize::from(*level as u8)).copied().unwrap_or(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{vec, vec::Vec};
+
+    #[test]
+    fn values_are_levels_times_the_scale_in_every_layout() {
+        for layout in Layout::ALL {
+            for n in [1, 2, 3, 5, 8, 31, 32, 64, 255, 256] {
+                let codes: Vec<u8> = (0..layout.row_bytes(n)).map(|i| (i * 89 + 7 * n) as u8).collect();
+                let mut run = Run { planes: [&[]; MAX_PLANES], n: 1 };
+                let mut rest = &codes[..];
+                for (&width, plane) in layout.planes().iter().zip(&mut run.planes) {
+                    (*plane, rest) = rest.split_at(pack::plane_row_bytes(width, n));
+                }
+                let mut levels = vec![0; n];
+                levels_into(layout, &run, 0, &mut levels);
+                let mut values = vec![f32::NAN; n];
+                dequantize_into(layout, &codes, -13, &mut values).unwrap();
+                for (value, level) in values.iter().zip(levels) {
+                    assert_eq!(*value, f32::from(level) * exp2_8(-13), "{layout:?} {n}");
+                }
+            }
         }
     }
 }

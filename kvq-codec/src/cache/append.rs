@@ -12,6 +12,9 @@ use crate::quantize::row::MAX_ROW;
 /// 2^100: larger inputs could overflow while they are rotated.
 const LARGEST: f32 = 1.267_650_6e30;
 
+/// What becomes of a token's row in a block: its exponent and codes. `dyn`, so that its producer is compiled once.
+type PutBlock<'a, S> = &'a mut dyn FnMut(&mut Cache<S>, &SidePlan, usize, i16, &[u8]);
+
 impl<S: Storage> Cache<S> {
     /// Appends `n_tokens` to `layer`.
     ///
@@ -41,6 +44,7 @@ impl<S: Storage> Cache<S> {
         Ok(())
     }
 
+    #[inline(never)]
     fn check_finite(&self, side: Side, x: &[f32], n_tokens: usize, len: usize) -> Result<(), Error> {
         // One comparison finds infinities, NaN and what is too large.
         if x.iter().fold(true, |fine, v| fine & (v.abs() <= LARGEST)) {
@@ -114,6 +118,8 @@ impl<S: Storage> Cache<S> {
         units
     }
 
+    /// Not inlined, for the buffers of its callees are not to lie in the caller's frame.
+    #[inline(never)]
     fn append_one(
         &mut self,
         layer: usize,
@@ -164,11 +170,12 @@ impl<S: Storage> Cache<S> {
     }
 
     /// The 8-bit rows of one token, block by block: rotates, encodes and hands each to `put`.
+    #[inline(never)]
     fn encode_token(
         &mut self,
         side: Side,
         (x, token, n_tokens): (&[f32], usize, usize),
-        mut put_block: impl FnMut(&mut Self, &SidePlan, usize, i16, &[u8]),
+        put_block: PutBlock<'_, S>,
     ) {
         let plan = *self.plan.side(side);
         let rotation = if side == Side::Key { self.key_rotation() } else { self.value_rotation() };
@@ -194,7 +201,7 @@ impl<S: Storage> Cache<S> {
     }
 
     fn put_sink(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
-        self.encode_token(side, input, |cache, side, block, exponent, codes| {
+        self.encode_token(side, input, &mut |cache, side, block, exponent, codes| {
             let bytes = storage::layer_mut(&cache.plan, cache.storage.bytes_mut(), layer);
             put_i16(bytes, side.sink_exponents + 2 * (at * side.n_blocks + block), exponent);
             put(bytes, side.sink_row(cache.plan.n_sink, block) + at * codes.len(), codes);
@@ -202,7 +209,7 @@ impl<S: Storage> Cache<S> {
     }
 
     fn put_hot(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
-        self.encode_token(side, input, |cache, side, block, exponent, codes| {
+        self.encode_token(side, input, &mut |cache, side, block, exponent, codes| {
             let plan = cache.plan;
             let (unit, place) = side.split_token(8, at);
             let bytes = storage::layer_mut(&plan, cache.storage.bytes_mut(), layer);

@@ -91,6 +91,10 @@ impl<S: Storage> Cache<S> {
     }
 
     /// Attends the queries of `n_heads` KV heads from `first_head` on, which exist.
+    ///
+    /// Its kilobytes of buffers are on the stack of this call alone: inlined, they would lie in the caller's frame,
+    /// below whatever else the caller calls.
+    #[inline(never)]
     fn attend_heads(
         &self,
         layer: usize,
@@ -532,6 +536,7 @@ impl<'a> HeadPlace<'a> {
 }
 
 /// Scales of `n` tokens whose exponents lie in a table `(tokens, n_blocks)`.
+#[inline(never)]
 fn precise_scales_into(
     bytes: &[u8],
     place: &HeadPlace<'_>,

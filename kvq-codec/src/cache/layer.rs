@@ -47,6 +47,7 @@ impl LayerState {
         cursors: [[NONE; MAX_TIERS]; 2],
     };
 
+    #[inline(never)]
     pub fn read(bytes: &[u8]) -> Self {
         let number = |i: usize| get_u32(bytes, 4 * i);
         let mut cursors = [[NONE; MAX_TIERS]; 2];
@@ -66,6 +67,7 @@ impl LayerState {
         }
     }
 
+    #[inline(never)]
     pub fn write(&self, bytes: &mut [u8]) {
         let numbers = [
             self.len as u32,

@@ -8,7 +8,7 @@ use super::layer::{LayerState, SpanHead};
 use super::plan::{MAX_SPAN, MAX_SPAN_UNITS, SidePlan};
 use super::storage::{self, NONE, Storage};
 use crate::block::Layout;
-use crate::bytes::{get_i16, get_u8, get_u32, put_i16, put_u8, put_u32, shift, slice, slice_mut};
+use crate::bytes::{get_i16, get_u8, get_u32, put_i16, put_u8, put_u32, shift_down, slice, slice_mut};
 use crate::error::{Error, Side};
 use crate::pack::{plane_row_bytes, put_plane};
 use crate::policy::WhenFull;
@@ -214,6 +214,7 @@ impl<S: Storage> Cache<S> {
     }
 
     /// Copies the 8-bit row of token `t` in `block`.
+    #[inline(never)]
     fn read_precise(&self, plan: &SidePlan, block: usize, ids: &UnitIds, t: usize, row: &mut [u8]) {
         let (unit, place) = plan.split_token(8, t);
         let id = ids.get(unit).copied().unwrap_or(NONE);
@@ -226,6 +227,7 @@ impl<S: Storage> Cache<S> {
     }
 
     /// Writes the codes of token `t` in `block` into the planes of `layout`.
+    #[inline(never)]
     pub(super) fn put_codes(
         &mut self,
         plan: &SidePlan,
@@ -269,6 +271,7 @@ impl<S: Storage> Cache<S> {
     }
 
     /// Gives back every unit in `ids`.
+    #[inline(never)]
     pub(super) fn give_units(&mut self, ids: &UnitIds) {
         for &id in ids.iter().filter(|&&id| id != NONE) {
             self.pool.give_unit(&self.plan, self.storage.bytes_mut(), id);
@@ -283,6 +286,7 @@ impl<S: Storage> Cache<S> {
         storage::record(&self.plan, self.storage.bytes(), record)
     }
 
+    #[inline(never)]
     pub(super) fn put_ids(&mut self, record: u32, plan: &SidePlan, ids: &UnitIds) {
         let bytes = self.record_mut(record);
         for (i, &id) in ids.iter().enumerate().take(plan.max_units) {
@@ -290,6 +294,7 @@ impl<S: Storage> Cache<S> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn ids(&self, record: u32, plan: &SidePlan) -> UnitIds {
         let bytes = self.record(record);
         let mut ids = [NONE; MAX_SPAN_UNITS];
@@ -306,10 +311,10 @@ impl<S: Storage> Cache<S> {
         let (n, all) = (plan.units(Layout::Q8, span_len), self.plan.hot_len);
         let n_all = plan.plane_units(8, all);
         let bytes = storage::layer_mut(&self.plan, self.storage.bytes_mut(), layer);
-        shift(bytes, plan.hot_ids + 4 * n, plan.hot_ids, 4 * n_all.saturating_sub(n));
+        shift_down(bytes, plan.hot_ids + 4 * n, plan.hot_ids, 4 * n_all.saturating_sub(n));
         let row = 2 * plan.n_blocks;
         let at = plan.hot_exponents;
-        shift(bytes, at + span_len * row, at, all.saturating_sub(span_len) * row);
+        shift_down(bytes, at + span_len * row, at, all.saturating_sub(span_len) * row);
     }
 
     /// The scale bytes of one block of a span.

@@ -148,6 +148,7 @@ impl SidePlan {
     }
 
     /// Units that a span takes in `layout`.
+    #[inline(never)]
     pub const fn units(&self, layout: Layout, span_len: usize) -> usize {
         let planes = layout.planes();
         let mut units = 0;
@@ -471,7 +472,7 @@ impl Plan {
             COMPRESSION_FROM_TOKENS.saturating_sub(self.policy.recent_len as usize) / max(self.span_len, 1),
         );
         let fp16 = len as u64 * self.shape.fp16_bytes_per_token() as u64;
-        let allowed = fp16 * 100 / max(hundredths as usize, 1) as u64;
+        let allowed = divide(fp16 * 100, hundredths);
         // Storage grows in steps of 1/512, and units freed by a demotion may wait for the next span: leave
         // room for both.
         let allowed = allowed - allowed / 256;
@@ -548,6 +549,19 @@ impl Plan {
     }
 }
 
+/// `x / divisor`, where a divisor of 0 counts as 1. A 64-bit division takes 900 bytes of flash on a machine of 32 bits.
+const fn divide(x: u64, divisor: u16) -> u64 {
+    let divisor = if divisor == 0 { 1 } else { divisor as u32 };
+    let (mut quotient, mut rest, mut shift) = (0, 0, 64);
+    while shift > 0 {
+        shift -= 16;
+        let part = rest << 16 | (x >> shift) as u32 & 0xffff;
+        quotient = quotient << 16 | (part / divisor) as u64;
+        rest = part % divisor;
+    }
+    quotient
+}
+
 pub(crate) const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
 }
@@ -582,6 +596,16 @@ pub const fn capacity_tokens(shape: KvShape, policy: Policy, bytes: usize) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn division_is_that_of_the_machine() {
+        for x in [0, 1, 99, 65_535, 65_536, 0x1234_5678_9abc_def0, u64::MAX] {
+            for divisor in [1, 2, 3, 100, 400, 433, 65_535] {
+                assert_eq!(divide(x, divisor), x / u64::from(divisor), "{x} / {divisor}");
+            }
+            assert_eq!(divide(x, 0), x);
+        }
+    }
 
     #[test]
     fn what_32_bits_cannot_address_is_refused() {

@@ -1,7 +1,7 @@
 //! The bytes a cache lives in, and the free lists of units and records inside them.
 
 use super::plan::Plan;
-use crate::bytes::{get_u32, put_u32, shift, slice, slice_mut};
+use crate::bytes::{get_u32, put_u32, shift_up, slice, slice_mut};
 
 /// No unit, no record.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -89,11 +89,12 @@ impl Pool {
             return false;
         }
         let new = storage.bytes().len();
-        shift(storage.bytes_mut(), old - records, new - records, records);
+        shift_up(storage.bytes_mut(), old - records, new - records, records);
         true
     }
 
     /// Takes a unit.
+    #[inline(never)]
     pub fn take_unit<S: Storage>(&mut self, plan: &Plan, storage: &mut S) -> Option<u32> {
         if self.free_unit != NONE {
             let id = self.free_unit;
@@ -109,6 +110,7 @@ impl Pool {
     }
 
     /// Gives a unit back.
+    #[inline(never)]
     pub fn give_unit(&mut self, plan: &Plan, bytes: &mut [u8], id: u32) {
         put_u32(unit_mut(plan, bytes, id), 0, self.free_unit);
         self.free_unit = id;

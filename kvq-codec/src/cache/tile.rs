@@ -23,9 +23,11 @@ pub(super) struct Line {
 }
 
 impl Tile {
+    /// Nothing but zeros, which take no room in flash; `attend` starts every line before it is used.
     pub const EMPTY: Self = Self {
         queries: Queries::EMPTY,
-        lines: [const { Line { factor: 0.0, state: FoldState::EMPTY, from: 0, to: 0 } }; TILE],
+        lines: [const { Line { factor: 0.0, state: FoldState { max: 0.0, sum: 0.0 }, from: 0, to: 0 } };
+            TILE],
     };
 
     /// The rows in use.

@@ -9,26 +9,38 @@ use crate::quantize::{precise, row, trellis};
 use crate::rotate::Rotation;
 use crate::shape::MAX_HEAD_DIM;
 
+#[inline(never)]
 pub(super) fn encode_row(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
     if layout.is_trellis() {
         trellis::encode_trellis(layout, &trellis::ScalarSearch, row, codes)
     } else {
+        #[cfg(target_arch = "arm")]
+        return row::encode_scalar_by_table(layout, row, codes);
+        #[cfg(not(target_arch = "arm"))]
         row::encode_scalar(layout, row, codes)
     }
 }
 
+#[inline(never)]
 pub(super) fn encode_precise(x: &[f32], codes: &mut [u8]) -> i16 {
     precise::encode_precise(x, codes)
 }
 
 pub(super) fn rotate(rotation: Rotation, x: &mut [f32]) {
-    rotation.forward(x);
+    turn(rotation, x, false);
 }
 
 pub(super) fn unrotate(rotation: Rotation, x: &mut [f32]) {
-    rotation.inverse(x);
+    turn(rotation, x, true);
 }
 
+/// Both ways in one piece of code, since flash is short.
+#[inline(never)]
+fn turn(rotation: Rotation, x: &mut [f32], inverse: bool) {
+    rotation.turn(x, inverse);
+}
+
+#[inline(never)]
 pub(super) fn scales_into(base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
     for (scale, &byte) in out.iter_mut().zip(bytes) {
         *scale = block_exponent(base, byte).map_or(0.0, exp2_8);

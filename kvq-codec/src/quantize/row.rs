@@ -38,6 +38,7 @@ pub(crate) fn row_energy(row: &[i16]) -> u64 {
 /// Encodes `row` (its largest magnitude in 2^14..2^15 for full precision) into one code per value.
 ///
 /// Returns `f` such that value ≈ codeword × 2^(f/8), or `None` for a row of zeros (all codes 0).
+#[cfg(any(not(target_arch = "arm"), test))]
 #[inline(always)]
 pub(crate) fn encode_scalar(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
     match layout {
@@ -47,18 +48,41 @@ pub(crate) fn encode_scalar(layout: Layout, row: &[i16], codes: &mut [u8]) -> Op
     }
 }
 
+/// [`encode_scalar`] for cores without vectors: the same codes and scale, each code found by one load.
+#[cfg(any(target_arch = "arm", test))]
+pub(crate) fn encode_scalar_by_table(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
+    let bins = match layout {
+        Layout::S2 => Bins::S2,
+        Layout::S3 => Bins::S3,
+        _ => Bins::S4,
+    };
+    search(layout.code_bits(), row, codes, |y| bins.nearest(y))
+}
+
 /// `N` is the number of thresholds, one less than the codewords.
+#[cfg(any(not(target_arch = "arm"), test))]
 #[inline(always)]
 fn encode<const N: usize>(codewords: &[i8], code_bits: usize, row: &[i16], codes: &mut [u8]) -> Option<i32> {
-    let energy = row_energy(row);
-    if energy == 0 {
-        codes.fill(0);
-        return None;
-    }
     // Midpoints and codewords in sixteenths of a codeword unit.
     let mut thresholds = [0i16; N];
     for ((t, low), high) in thresholds.iter_mut().zip(codewords).zip(codewords.iter().skip(1)) {
         *t = 8 * (i16::from(*low) + i16::from(*high));
+    }
+    search(code_bits, row, codes, |y| nearest(&thresholds, codewords, y))
+}
+
+/// Searches the scale; `nearest` gives code and codeword.
+#[inline(always)]
+fn search(
+    code_bits: usize,
+    row: &[i16],
+    codes: &mut [u8],
+    nearest: impl Fn(i16) -> (u8, i16),
+) -> Option<i32> {
+    let energy = row_energy(row);
+    if energy == 0 {
+        codes.fill(0);
+        return None;
     }
     // 8 log2(sigma / sigma_codebook), where sigma² = energy / n.
     let log_sigma = (log2_q8(energy) - log2_q8(row.len() as u64)) / 2 - codebook::log2_sigma_q8(code_bits);
@@ -72,7 +96,7 @@ fn encode<const N: usize>(codewords: &[i8], code_bits: usize, row: &[i16], codes
         let mut error = 0u64;
         for &r in row {
             let y = quotient(r, inverse);
-            let (_, level) = nearest(&thresholds, codewords, y);
+            let (_, level) = nearest(y);
             let e = i32::from(y) - 16 * i32::from(level);
             error += u64::from((e * e) as u32);
         }
@@ -83,7 +107,7 @@ fn encode<const N: usize>(codewords: &[i8], code_bits: usize, row: &[i16], codes
     }
     let inverse = inverse_scale(best.1);
     for (code, &r) in codes.iter_mut().zip(row) {
-        *code = nearest(&thresholds, codewords, quotient(r, inverse)).0;
+        *code = nearest(quotient(r, inverse)).0;
     }
     Some(best.1)
 }
@@ -101,6 +125,7 @@ pub(crate) fn quotient(r: i16, inverse: i16) -> i16 {
 }
 
 /// The code and codeword nearest to `y`; a tie goes to the lower one.
+#[cfg(any(not(target_arch = "arm"), test))]
 #[inline(always)]
 fn nearest<const N: usize>(thresholds: &[i16; N], codewords: &[i8], y: i16) -> (u8, i16) {
     let mut code = 0u8;
@@ -114,10 +139,82 @@ fn nearest<const N: usize>(thresholds: &[i16; N], codewords: &[i8], y: i16) -> (
     (code, level)
 }
 
+/// The code of every value, by eighths: thresholds are whole multiples of eight sixteenths, so `y` is above one
+/// exactly where `(y - 1) >> 3` has reached an eighth of it, which is within ±254.
+#[cfg(any(target_arch = "arm", test))]
+struct Bins {
+    codes: [u8; 512],
+    codewords: [i8; 16],
+}
+
+#[cfg(any(target_arch = "arm", test))]
+impl Bins {
+    const S2: &Self = &Self::new(&codebook::S2);
+    const S3: &Self = &Self::new(&codebook::S3);
+    const S4: &Self = &Self::new(&codebook::S4);
+
+    const fn new(book: &[i8]) -> Self {
+        let (mut codes, mut codewords) = ([0; 512], [0; 16]);
+        let mut i = 0;
+        while i < book.len() {
+            codewords[i] = book[i];
+            i += 1;
+        }
+        let mut bin = 0;
+        while bin < 512 {
+            let mut code = 0;
+            while code + 1 < book.len() && bin as i32 - 256 >= book[code] as i32 + book[code + 1] as i32 {
+                code += 1;
+            }
+            codes[bin] = code as u8;
+            bin += 1;
+        }
+        Self { codes, codewords }
+    }
+
+    /// As the function of this name.
+    #[inline(always)]
+    fn nearest(&self, y: i16) -> (u8, i16) {
+        let bin = ((i32::from(y) - 1) >> 3).clamp(-256, 255) + 256;
+        let code = self.codes[(bin & 511) as usize];
+        (code, i16::from(self.codewords[usize::from(code & 15)]))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::vec::Vec;
+
+    #[test]
+    fn a_table_gives_the_code_that_counting_gives_for_every_value() {
+        for y in (i16::MIN..=i16::MAX).step_by(if cfg!(miri) { 257 } else { 1 }) {
+            assert_eq!(Bins::S2.nearest(y), by_counting::<3>(&codebook::S2, y), "S2 {y}");
+            assert_eq!(Bins::S3.nearest(y), by_counting::<7>(&codebook::S3, y), "S3 {y}");
+            assert_eq!(Bins::S4.nearest(y), by_counting::<15>(&codebook::S4, y), "S4 {y}");
+        }
+    }
+
+    fn by_counting<const N: usize>(book: &[i8], y: i16) -> (u8, i16) {
+        let thresholds =
+            core::array::from_fn::<_, N, _>(|i| 8 * (i16::from(book[i]) + i16::from(book[i + 1])));
+        nearest(&thresholds, book, y)
+    }
+
+    #[test]
+    fn rows_are_encoded_alike_by_table() {
+        for layout in [Layout::S2, Layout::S3, Layout::S4] {
+            for (seed, scale) in [(1, 1.0), (2, 900.0), (3, 8000.0), (4, 32_767.0)] {
+                for n in [4, 32, 100, 256] {
+                    let row: Vec<i16> = gaussian(n, seed).iter().map(|x| (x * scale) as i16).collect();
+                    let (mut expected, mut got) = (std::vec![9; n], std::vec![9; n]);
+                    let f = encode_scalar(layout, &row, &mut expected);
+                    assert_eq!(encode_scalar_by_table(layout, &row, &mut got), f, "{layout:?} {n}");
+                    assert_eq!(expected, got, "{layout:?} {n}");
+                }
+            }
+        }
+    }
 
     /// Deterministic, roughly Gaussian integers (sum of uniform ones).
     fn gaussian(n: usize, seed: u64) -> Vec<f64> {

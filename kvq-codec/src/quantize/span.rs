@@ -146,6 +146,7 @@ pub(crate) fn encode_again(backend: Backend, layout: Layout, levels: &[i8], code
 }
 
 /// Shifts `values` so that the largest magnitude is in 2^14..2^15; returns the shift: value ≈ row << shift.
+#[inline(never)]
 fn normalise(values: &[i32], row: &mut [i16]) -> i32 {
     let peak = values.iter().fold(0u32, |m, v| m | v.unsigned_abs());
     let shift = 17 - peak.leading_zeros() as i32;

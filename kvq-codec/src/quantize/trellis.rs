@@ -196,17 +196,19 @@ impl ScalarSearch {
             [0, 1, 2, 3].map(|label| nearest_of_label(codewords, label, y).1)
         };
         let lead = LEAD.min(n / 2);
-        let mut metrics = [0i32; STATES];
-        for i in (n - lead..n).chain(0..lead) {
-            step(&mut metrics, &costs(i), choices.get_mut(i));
-        }
-        let entry = entry_state(&metrics, choices, lead);
-        let mut metrics = [UNREACHED; STATES];
-        if let Some(start) = metrics.get_mut(entry) {
-            *start = 0;
-        }
-        for i in 0..n {
-            step(&mut metrics, &costs(i), choices.get_mut(i));
+        let (mut entry, mut metrics) = (0, [0i32; STATES]);
+        for (from, len) in [(n - lead, 2 * lead), (0, n)] {
+            for i in from..from + len {
+                let i = if i < n { i } else { i - n };
+                step(&mut metrics, &costs(i), choices.get_mut(i));
+            }
+            if from > 0 {
+                entry = entry_state(&metrics, choices, lead);
+                metrics = [UNREACHED; STATES];
+                if let Some(start) = metrics.get_mut(entry) {
+                    *start = 0;
+                }
+            }
         }
         (entry, metrics.get(entry).copied().unwrap_or(UNREACHED))
     }

@@ -1,6 +1,6 @@
 //! Dot products of packed keys with queries: see the folder's head.
 
-use super::dsp::{even_bytes, odd_bytes, smlad};
+use super::dsp::{dot_bytes, even_bytes, odd_bytes, smlad};
 use super::pairs::{S4_PAIRS, pair};
 use super::serves;
 use super::walk::Walk;
@@ -21,45 +21,62 @@ pub(crate) fn score_keys(
         let scores = scores.get_mut(..rows.n).unwrap_or(&mut []);
         if layout == Layout::S4 {
             let pairs = queries.pairs.row(i, head.head_dim / 2);
-            score_rows(Walk::new(rows, pairs.len()), scores, |a, b| dot_s4(a, b, pairs));
+            let one = |row: &[u8]| dot_s4_once(row, pairs);
+            score_rows(Walk::new(rows, pairs.len()), scores, |a, b| dot_s4(a, b, pairs), one);
         } else {
             let query = queries.wide_rows.get(i).and_then(|q| q.get(..head.head_dim)).unwrap_or(&[]);
-            score_rows(Walk::new(rows, query.len()), scores, |a, b| dot_q8(a, b, query));
+            let two = |a: &[u8], b: &[u8]| dot_q8(a, b, query);
+            score_rows(Walk::new(rows, query.len()), scores, two, |row| two(row, row)[0]);
         }
     }
 }
 
-/// Two rows at a time, and the last of an odd number with itself.
+/// Two rows at a time, and the last of an odd number by itself.
 #[inline(always)]
-fn score_rows(mut walk: Walk<'_>, scores: &mut [i32], dot: impl Fn(&[u8], &[u8]) -> [i32; 2]) {
-    for scores in scores.chunks_mut(2) {
-        let a = walk.row();
-        let b = if scores.len() == 2 { walk.row() } else { a };
-        for (score, dot) in scores.iter_mut().zip(dot(a, b)) {
-            *score = dot;
+fn score_rows(
+    mut walk: Walk<'_>,
+    scores: &mut [i32],
+    two: impl Fn(&[u8], &[u8]) -> [i32; 2],
+    one: impl Fn(&[u8]) -> i32,
+) {
+    let (pairs, last) = scores.as_chunks_mut::<2>();
+    for pair in pairs {
+        let (a, b) = (walk.row(), walk.row());
+        *pair = two(a, b);
+    }
+    for score in last {
+        *score = one(walk.row());
+    }
+}
+
+/// Dot product of one 4-bit row, which a span's center is.
+fn dot_s4_once(row: &[u8], pairs: &[u32]) -> i32 {
+    let table = core::hint::black_box(&S4_PAIRS);
+    let mut sum = 0;
+    let mut step = |byte: u8, query: u32| sum = smlad(table[usize::from(byte)], query, sum);
+    let ((row, row_rest), (pairs, pairs_rest)) = (row.as_chunks::<8>(), pairs.as_chunks::<8>());
+    for (row, pairs) in row.iter().zip(pairs) {
+        for i in 0..8 {
+            step(row[i], pairs[i]);
         }
     }
+    row_rest.iter().zip(pairs_rest).for_each(|(&byte, &query)| step(byte, query));
+    sum
 }
 
 /// Dot products of two 4-bit rows with a query in pairs.
 #[inline(always)]
 fn dot_s4(a: &[u8], b: &[u8], pairs: &[u32]) -> [i32; 2] {
-    let (mut sum_a, mut sum_b) = (0, 0);
+    let mut sums = [0; 2];
     // Otherwise the table's address is made anew for every load.
     let table = core::hint::black_box(&S4_PAIRS);
-    let mut step = |a: u8, b: u8, query: u32| {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks(), b.as_chunks());
+    let (pairs, pairs_rest) = pairs.as_chunks();
+    dot_bytes((a, b), pairs, table, &mut sums);
+    let [mut sum_a, mut sum_b] = sums;
+    for ((&a, &b), &query) in a_rest.iter().zip(b_rest).zip(pairs_rest) {
         sum_a = smlad(table[usize::from(a)], query, sum_a);
         sum_b = smlad(table[usize::from(b)], query, sum_b);
-    };
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    let (pairs, pairs_rest) = pairs.as_chunks::<8>();
-    for ((a, b), query) in a.iter().zip(b).zip(pairs) {
-        for i in 0..8 {
-            step(a[i], b[i], query[i]);
-        }
-    }
-    for ((&a, &b), &query) in a_rest.iter().zip(b_rest).zip(pairs_rest) {
-        step(a, b, query);
     }
     [sum_a, sum_b]
 }
