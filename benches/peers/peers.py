@@ -141,7 +141,7 @@ def main():
     if settings.perplexity_tokens:
         for name, runner in runners.items():
             print(f"perplexity: {name}", file=sys.stderr)
-            runner.perplexity(figured, settings.perplexity_tokens)
+            runner.perplexity(figured)
     rows = figured.rows()
     record = {
         "schema_version": 1,

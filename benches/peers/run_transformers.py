@@ -6,6 +6,8 @@ hold other weight kernels than those of the other programs. Compare its caches w
 
 import importlib
 import os
+import shutil
+import sys
 import time
 
 from cases import Missing, repeated
@@ -14,10 +16,12 @@ NAME = "transformers"
 CACHES = ["dynamic-f32", "quanto-4bit", "hqq-4bit"]
 PACKAGES = {
     "torch": "torch",
-    "transformers": "transformers",
+    "accelerate": "accelerate",
     "gguf": "gguf",
+    # Before transformers, whose own message would hide what these lack.
+    "hqq.core.quantize": "hqq",
+    "transformers": "transformers",
     "optimum.quanto": "optimum-quanto",
-    "hqq": "hqq",
 }
 
 
@@ -30,6 +34,10 @@ class Runner:
                 importlib.import_module(module)
             except ImportError as error:
                 lacking.append((package, str(error)))
+        # quanto compiles an extension when it is first used; programs of a virtual environment may not be in PATH.
+        os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
+        if not shutil.which("ninja"):
+            lacking.append(("ninja", "ninja, with which quanto builds its extension, is not in PATH"))
         if lacking:
             reasons = "; ".join(reason for _, reason in lacking)
             raise Missing(f"{reasons}: pip install {' '.join(package for package, _ in lacking)}")
@@ -45,6 +53,15 @@ class Runner:
         self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **load).eval()
         with open(settings.text, encoding="utf-8") as text:
             self.tokens = tokenizer(text.read(), add_special_tokens=False)["input_ids"]
+        self._build_extensions()
+
+    def _build_extensions(self):
+        """Each cache once on a few tokens: what is compiled at first use must not be in a measurement."""
+        with self.torch.inference_mode():
+            for kind in CACHES:
+                cache = self._cache(kind)
+                self._forward(repeated(self.tokens, 8), cache)
+                self._forward(self.tokens[:1], cache)
 
     def _cache(self, kind):
         if kind == "dynamic-f32":
