@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask <verb>`. One verb per file; CI only calls these.
 
 mod aarch64;
+mod bench;
 mod c_firmware;
 mod fetch_model;
 mod golden;
@@ -30,6 +31,8 @@ enum Verb {
     Setup,
     /// Run every check, in order, and count them.
     Test,
+    /// Measure every operation, write a record and compare it with the last one.
+    Bench(bench::Args),
     /// Build the firmware, run it under QEMU and compare its logs with the blessed ones.
     Qemu(qemu::Args),
     /// Write the codec's golden files anew, after a deliberate change of the format.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().verb {
         Verb::Setup => setup::run(),
         Verb::Test => test::run(),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Qemu(args) => qemu::run(&args),
         Verb::Golden => golden::run(),
         Verb::Miri => miri::run(),

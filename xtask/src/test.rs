@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::aarch64;
+use crate::bench;
 use crate::header;
 use crate::no_panic;
 use crate::qemu;
@@ -46,6 +47,8 @@ pub fn run() -> Result<()> {
     // Apart: a dependency of xtask has serde_json keep numbers as text, which the host's readers do not expect.
     tally.cargo(&["test", "--release", "--workspace", "--exclude", "xtask"], &[]);
     tally.cargo(&["test", "--release", "-p", "xtask"], &[]);
+    let mut benches = bench::verify();
+    tally.step(&render(&benches), || run_tool(&mut benches, INSTALL_CARGO));
     for example in ["swap_cache", "fused_attention", "save_restore"] {
         tally.cargo(&["run", "--release", "-p", "kvq-host", "--example", example], &[]);
     }

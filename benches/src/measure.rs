@@ -1,0 +1,131 @@
+//! Timing one operation, and beside it a copy and a read of the same bytes in the same state of the caches.
+
+use std::cell::OnceCell;
+use std::collections::HashSet;
+use std::fs::OpenOptions;
+use std::hint::black_box;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use criterion::{Bencher, Criterion, Throughput};
+
+use crate::limits::{Flush, read_sum};
+
+/// Variable that names the file to which each bench adds a line on its work; `cargo xtask bench` reads it.
+const WORK_FILE: &str = "KVQ_BENCH_WORK";
+
+/// What the processor's caches hold when the clock starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// What the last call left there.
+    Warm,
+    /// Other data: all levels were read over with it, as a model's weights do between two calls for one layer.
+    Cold,
+}
+
+impl State {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Warm, Self::Cold];
+
+    /// The name used in ids.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Cold => "cold",
+        }
+    }
+}
+
+/// What one call works on.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Bytes in the form that the cache holds them in, packed or dense.
+    pub packed_bytes: usize,
+    /// Bytes of the same values in fp16.
+    pub fp16_bytes: usize,
+}
+
+/// The benches of one operation.
+pub struct Op {
+    name: &'static str,
+    criterion: Criterion,
+    flush: OnceCell<Flush>,
+    limits_done: HashSet<(State, usize)>,
+}
+
+impl Op {
+    /// An operation; flags of the command line change how long is measured.
+    pub fn new(name: &'static str) -> Self {
+        // One thread for the dense stores too; an existing pool is an error of the bench.
+        rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("no pool yet");
+        let criterion = Criterion::default()
+            .sample_size(20)
+            .warm_up_time(Duration::from_millis(300))
+            .measurement_time(Duration::from_secs(1))
+            .without_plots()
+            .configure_from_args();
+        Self { name, criterion, flush: OnceCell::new(), limits_done: HashSet::new() }
+    }
+
+    /// Times `f`, and the copy and the read of as many bytes, unless they were timed before.
+    pub fn bench(&mut self, state: State, case: &str, work: Work, f: impl FnMut()) {
+        self.time(self.name.to_owned(), state, case, work, f);
+        if !self.limits_done.insert((state, work.packed_bytes)) {
+            return;
+        }
+        let n = work.packed_bytes;
+        let as_is = Work { packed_bytes: n, fp16_bytes: n };
+        let (from, mut to) = (vec![1u8; n], vec![0u8; n]);
+        let group = format!("{}-limit", self.name);
+        self.time(group.clone(), state, &format!("memcpy/{n}"), as_is, || {
+            to.copy_from_slice(black_box(&from));
+            black_box(&mut to);
+        });
+        self.time(group, state, &format!("read/{n}"), as_is, || {
+            black_box(read_sum(black_box(&from)));
+        });
+    }
+
+    fn time(&mut self, group: String, state: State, case: &str, work: Work, mut f: impl FnMut()) {
+        let case = format!("{}/{case}", state.name());
+        note_work(&format!("{group}/{case}"), state, work);
+        let mut group = self.criterion.benchmark_group(group);
+        group.throughput(Throughput::Bytes(work.fp16_bytes as u64));
+        match state {
+            State::Warm => group.bench_function(case, |b| b.iter(&mut f)),
+            State::Cold => {
+                let flush = self.flush.get_or_init(Flush::new);
+                group.bench_function(case, |b| cold(b, flush, &mut f))
+            }
+        };
+        group.finish();
+    }
+
+    /// Prints criterion's closing lines.
+    pub fn finish(self) {
+        self.criterion.final_summary();
+    }
+}
+
+/// Times each call alone, after the caches were filled with other data.
+fn cold(bencher: &mut Bencher<'_>, flush: &Flush, f: &mut impl FnMut()) {
+    bencher.iter_custom(|calls| {
+        let mut total = Duration::ZERO;
+        for _ in 0..calls {
+            flush.run();
+            let begun = Instant::now();
+            f();
+            total += begun.elapsed();
+        }
+        total
+    });
+}
+
+/// Adds a line on the work of one bench: its id, state, packed bytes and fp16 bytes, with tabs between them.
+fn note_work(id: &str, state: State, work: Work) {
+    let Some(path) = std::env::var_os(WORK_FILE) else { return };
+    let line = format!("{id}\t{}\t{}\t{}\n", state.name(), work.packed_bytes, work.fp16_bytes);
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
