@@ -68,8 +68,11 @@ fn changed<T>(policy: Policy, values: &[T], change: impl Fn(&mut Policy, &T)) ->
     all
 }
 
-/// The knobs, each with what it makes of a policy.
-fn knobs() -> [(&'static str, fn(Policy) -> Vec<Policy>); 4] {
+/// The candidates that differ from a policy in one knob.
+type Candidates = fn(Policy) -> Vec<Policy>;
+
+/// The knobs.
+fn knobs() -> [(&'static str, Candidates); 4] {
     use Side::{Key, Value};
     [
         ("ladder", |policy| {
