@@ -1,6 +1,6 @@
 //! Packed caches in memory that grows.
 
-use kvq_codec::{Backend, Budget, Cache, Layout, Policy, Storage, Tier, WhenFull};
+use kvq_codec::{Backend, Budget, Cache, EdgeLayers, Layout, Policy, Storage, Tier, WhenFull};
 
 use crate::data::{Tokens, shape};
 
@@ -35,6 +35,7 @@ pub fn uniform(keys: Layout, values: Layout) -> Policy {
         key_tiers: [Some(Tier::first(keys)), None, None, None],
         value_tiers: [Some(Tier::first(values)), None, None, None],
         ladder: [None; 6],
+        edge_layers: EdgeLayers::NONE,
         budget: Budget::Bytes,
         when_full: WhenFull::Demote,
         window_len: 0,
