@@ -35,7 +35,7 @@ fn demoted<S: Storage>(cache: &Cache<S>, layer: usize) -> usize {
 }
 
 fn is_edge(layer: usize) -> bool {
-    layer < 1 || layer >= SHAPE.n_layers - 2
+    !(1..SHAPE.n_layers - 2).contains(&layer)
 }
 
 #[test]
