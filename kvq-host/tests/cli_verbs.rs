@@ -188,3 +188,14 @@ fn bad_values_name_the_flag_the_value_and_what_is_allowed() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no-such-model"));
 }
+
+#[test]
+fn policies_with_two_bit_keys_come_with_a_warning() {
+    let warned = |policy: &str| {
+        let record = record(&["eval", "--context", "64", "--policy", policy]);
+        record["notes"].as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("far back"))
+    };
+    assert!(warned("6x") && !warned("4x"));
+    let help = String::from_utf8(kvq(&["eval", "--help"]).stdout).unwrap();
+    assert!(help.contains("loses what lies far back"), "{help}");
+}

@@ -1,6 +1,8 @@
 //! The golden buffers of `kvq-codec/tests/data`, and how a cache is filled to hold the same bytes.
 
-use kvq_codec::{Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Tier, WhenFull};
+use kvq_codec::{
+    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Tier, WhenFull,
+};
 
 use crate::Random;
 

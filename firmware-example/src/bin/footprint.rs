@@ -10,8 +10,8 @@ use cortex_m::Peripherals;
 use cortex_m_rt::entry;
 use kvq_codec::block::dequantize_into;
 use kvq_codec::{
-    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Rotation, Tier, WhenFull,
-    capacity_tokens, minimum_bytes,
+    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Rotation, Tier,
+    WhenFull, capacity_tokens, minimum_bytes,
 };
 use kvq_firmware::counter::Counter;
 use kvq_firmware::{board, exit, flash};

@@ -8,8 +8,8 @@
 
 use cortex_m_rt::entry;
 use kvq_codec::{
-    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, SNAPSHOT_OVERHEAD_BYTES, Side, Step,
-    Tier, WhenFull, minimum_bytes,
+    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, SNAPSHOT_OVERHEAD_BYTES,
+    Side, Step, Tier, WhenFull, minimum_bytes,
 };
 use kvq_firmware::{board, exit, stack};
 use kvq_replay::Random;

@@ -38,6 +38,7 @@ pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
     /// Preset or .toml file, may be given several times [default: every preset].
+    /// `6x` gives old keys 2 bits, which loses what lies far back.
     #[arg(long, value_name = "PRESET|FILE")]
     policy: Vec<String>,
     /// Tokens of the prompt; several, with commas between, are measured one after the other [default: 1024, or
@@ -261,6 +262,7 @@ fn runs(
 
 fn notes(record: &Record, contexts: &[usize], policies: &[NamedPolicy]) -> Vec<String> {
     let mut notes = record.model.weight_notes.clone();
+    notes.extend(shared::recall_warnings(policies));
     let ratio = |policy: &NamedPolicy| matches!(policy.policy.budget, kvq_codec::Budget::Compression(_));
     let shortest = contexts.iter().copied().min().unwrap_or(DEFAULT_CONTEXT);
     if shortest < DEFAULT_CONTEXT && policies.iter().any(ratio) {

@@ -24,6 +24,7 @@ pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
     /// Preset or .toml file, may be given several times.
+    /// `6x` gives old keys 2 bits, which loses what lies far back.
     #[arg(long, value_name = "PRESET|FILE", default_value = "4x")]
     policy: Vec<String>,
     /// Tokens of a window [default: 2048, or what the model has room for].
@@ -105,6 +106,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut record = session.record("eval", &args.common, Some(text.record), settings, &policies);
     record.notes = record.model.weight_notes.clone();
+    record.notes.extend(shared::recall_warnings(&policies));
     if record.model.random_weights {
         record.notes.push("the weights are random: these figures say nothing about a real model".into());
     }

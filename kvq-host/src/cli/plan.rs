@@ -25,6 +25,7 @@ pub struct Args {
     #[arg(long, value_name = "SHAPE", value_parser = plan::parse_shape)]
     shape: Option<KvShape>,
     /// Preset or .toml file, may be given several times [default: every preset].
+    /// `6x` gives old keys 2 bits, which loses what lies far back.
     #[arg(long, value_name = "PRESET|FILE")]
     policy: Vec<String>,
     /// Bytes of the cache, in MiB: how many tokens do they hold?

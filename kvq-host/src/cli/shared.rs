@@ -195,6 +195,20 @@ pub fn policies(specs: &[String]) -> Result<Vec<NamedPolicy>> {
     Ok(found)
 }
 
+/// Warnings of policies under which keys may fall to 2 bits: perplexity hardly shows what that costs.
+pub fn recall_warnings(policies: &[NamedPolicy]) -> impl Iterator<Item = String> {
+    let falls = |named: &&NamedPolicy| {
+        let mut tiers = named.policy.key_tiers.iter().flatten();
+        tiers.any(|tier| tier.layout.code_bits() <= 2)
+    };
+    policies.iter().filter(falls).map(|named| {
+        format!(
+            "{}: old keys may fall to 2 bits, which loses what lies far back; `kvq eval --recall` says how much",
+            named.name
+        )
+    })
+}
+
 /// Writes the record where it was asked for: as JSON, and as a page.
 ///
 /// # Errors

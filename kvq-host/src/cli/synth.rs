@@ -17,6 +17,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = workload)]
     workload: Vec<Workload>,
     /// Preset or .toml file, may be given several times [default: every preset].
+    /// `6x` gives old keys 2 bits, which loses what lies far back.
     #[arg(long, value_name = "PRESET|FILE")]
     policy: Vec<String>,
     /// Seed of keys, values and queries.

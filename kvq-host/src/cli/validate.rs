@@ -23,6 +23,7 @@ pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
     /// Preset or .toml file.
+    /// `6x` gives old keys 2 bits, which loses what lies far back.
     #[arg(long, value_name = "PRESET|FILE", default_value = "4x")]
     policy: String,
     /// Tokens of the scored window [default: 1024, or what the model has room for].

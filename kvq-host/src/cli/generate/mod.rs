@@ -50,6 +50,7 @@ pub struct Args {
           "top_p", "backend", "threads", "json", "chat", "load_state", "save_state"])]
     image: Option<PathBuf>,
     /// Preset or .toml file.
+    /// `6x` gives old keys 2 bits, which loses what lies far back.
     #[arg(long, value_name = "PRESET|FILE", default_value = "4x")]
     policy: String,
     /// Keep the cache dense, in this format, instead of packed.
