@@ -114,6 +114,7 @@ pub fn run(args: &Args) -> Result<()> {
         min_top1_pct: args.min_top1_pct,
     };
     let subject = Subject {
+        seed: args.common.seed,
         model: session.model(),
         tokens: &text.tokens,
         policy: &policy,

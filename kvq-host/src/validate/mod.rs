@@ -46,6 +46,8 @@ pub struct Subject<'a> {
     pub policy: &'a NamedPolicy,
     /// Kernels.
     pub backend: Backend,
+    /// Seed of the synthetic values.
+    pub seed: u64,
     /// Tokens of the scored window; of the speed's prompt and new tokens together.
     pub context: usize,
     /// Tokens decoded.
@@ -83,7 +85,8 @@ fn ratio(policy: &NamedPolicy) -> Option<f64> {
 fn synthetic(subject: &Subject<'_>, limits: &Limits) -> Result<Vec<Line>> {
     let (mut least, mut worst, mut parts_differ) = (f64::INFINITY, 0.0f64, 0usize);
     for workload in &WORKLOADS {
-        let found = synth::run(workload, std::slice::from_ref(subject.policy), subject.backend, 0)?;
+        let found =
+            synth::run(workload, std::slice::from_ref(subject.policy), subject.backend, subject.seed)?;
         let packed = found.last().context("no packed run")?;
         worst = worst.max(packed.attention_error);
         let held = packed.held.last().context("nothing held")?;

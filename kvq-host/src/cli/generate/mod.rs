@@ -102,6 +102,10 @@ impl Args {
         let max_context = session.model().config().max_context;
         let context = self.context.unwrap_or(max_context);
         usage!(
+            prompt_tokens < max_context,
+            "the prompt has {prompt_tokens} tokens, which leave no room in the model's {max_context} positions"
+        );
+        usage!(
             prompt_tokens < context && context <= max_context,
             "--context {context}: the prompt has {prompt_tokens} tokens and the model {max_context} positions; \
              allowed are {} to {max_context}",
