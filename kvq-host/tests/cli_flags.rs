@@ -102,8 +102,12 @@ fn of_bench() {
         ("--windows", "2"),
         ("--recall", ""),
     ];
-    // cli_budget has the budgets, cli_report the page; a shape needs a model of its own, below.
+    // cli_budget has the budgets, cli_report the page.
     check("bench", &base, &changes, &["--budget-mib", "--when-full", "--html", "--shape"]);
+    let short = [("--context", "16"), ("--new-tokens", "1"), ("--rounds", "1"), ("--policy", "8bit")];
+    let shaped = said("bench", &with(&short, "--shape", "distilgpt2"));
+    assert_eq!(shaped["model"]["random_weights"], true);
+    assert_ne!(shaped, said("bench", &short));
 }
 
 #[test]
