@@ -2,7 +2,7 @@
 
 use super::Cache;
 use super::layer::{LayerState, SpanHead};
-use super::plan::SidePlan;
+use super::side_plan::SidePlan;
 use super::storage::{self, Storage};
 use crate::bytes::{get_u32, put, put_i16, put_u32};
 use crate::error::{Error, Side, figure};

@@ -6,14 +6,14 @@
 
 use super::Cache;
 use super::append::check_length;
-use super::layer::{LayerState, SpanHead};
-use super::plan::{Plan, SidePlan};
+use super::layer::SpanHead;
+use super::place::{Head, HeadPlace, Part, Place, Segment};
 use super::storage::{self, NONE, Storage};
 use super::tile::{DECODE_TILES, SegmentWork, Tile, Work};
 use crate::block::{Layout, Rows};
 use crate::bytes::{get_i16, slice};
 use crate::error::{Error, Side, figure};
-use crate::kernel::{Fold, FoldState, HeadRow, SEGMENT, TILE, WIDE_QUERY_UNIT};
+use crate::kernel::{Fold, FoldState, SEGMENT, TILE, WIDE_QUERY_UNIT};
 use crate::math::{exp2_8, inverse_sqrt};
 use crate::pack::plane_row_bytes;
 use crate::quantize::precise::ZERO;
@@ -451,87 +451,6 @@ impl<S: Storage> Cache<S> {
             *scale = self.backend.fold(&fold, &mut line.state, weights);
         }
         scales
-    }
-}
-
-/// A stretch of tokens with one layout per side.
-struct Segment<'a> {
-    /// Position of the first token.
-    start: usize,
-    /// Tokens, at most [`SEGMENT`].
-    n: usize,
-    key: Part<'a>,
-    value: Part<'a>,
-    /// The center of the keys and its scale.
-    center: Option<(Rows<'a>, f32)>,
-    /// The span and the head that come next, whose keys are to be fetched meanwhile.
-    next: Option<(u32, HeadPlace<'a>)>,
-}
-
-/// One side of a segment.
-struct Part<'a> {
-    row: HeadRow,
-    layout: Layout,
-    rows: Rows<'a>,
-}
-
-/// What is attended: heads of a layer.
-struct Place<'a> {
-    layer: usize,
-    state: LayerState,
-    /// The newest positions that each query sees; 0 for all.
-    window_len: usize,
-    heads: &'a [Head<'a>],
-}
-
-impl<'a> Place<'a> {
-    /// Calls `f` for each head with its place, its tiles and its rows of `out`.
-    fn for_each_head(
-        &self,
-        tiles: &mut [Tile],
-        out: &mut [f32],
-        mut f: impl FnMut(usize, &Head<'a>, &mut [Tile], &mut [f32]),
-    ) {
-        let share = |len: usize| len.checked_div(self.heads.len()).unwrap_or(0).max(1);
-        let (n_tiles, n_out) = (share(tiles.len()), share(out.len()));
-        let parts = tiles.chunks_mut(n_tiles).zip(out.chunks_mut(n_out));
-        for (i, (head, (tiles, out))) in self.heads.iter().zip(parts).enumerate() {
-            f(i, head, tiles, out);
-        }
-    }
-}
-
-/// Where a KV head's keys and values are.
-#[derive(Clone, Copy)]
-struct Head<'a> {
-    key: HeadPlace<'a>,
-    value: HeadPlace<'a>,
-}
-
-impl<'a> Head<'a> {
-    fn new(plan: &'a Plan, kv_head: usize) -> Self {
-        Self { key: HeadPlace::new(&plan.key, kv_head), value: HeadPlace::new(&plan.value, kv_head) }
-    }
-}
-
-/// A head's block on one side.
-#[derive(Clone, Copy)]
-pub(super) struct HeadPlace<'a> {
-    pub plan: &'a SidePlan,
-    pub block: usize,
-    pub row: HeadRow,
-}
-
-impl<'a> HeadPlace<'a> {
-    pub fn new(plan: &'a SidePlan, kv_head: usize) -> Self {
-        let block = kv_head.checked_div(plan.heads_per_block).unwrap_or(0);
-        let within = kv_head.checked_rem(plan.heads_per_block).unwrap_or(0);
-        let row = HeadRow {
-            block_values: plan.block_values(block),
-            offset: within * plan.head_dim,
-            head_dim: plan.head_dim,
-        };
-        Self { plan, block, row }
     }
 }
 

@@ -6,7 +6,8 @@
 use super::Cache;
 use super::layer::{LayerState, SpanHead};
 use super::pack::{Source, UnitIds};
-use super::plan::{MAX_SPAN, SidePlan};
+use super::plan::MAX_SPAN;
+use super::side_plan::SidePlan;
 use super::storage::{self, NONE, Storage};
 use crate::block::{Layout, Rows, levels_into};
 use crate::bytes::{get_i16, slice};

@@ -5,8 +5,8 @@
 
 use super::Cache;
 use super::append::check_length;
-use super::attend::HeadPlace;
 use super::layer::SpanHead;
+use super::place::HeadPlace;
 use super::storage::{self, NONE, Storage};
 use crate::block::{Layout, Rows, levels_into};
 use crate::bytes::{get_i16, slice};

@@ -5,7 +5,8 @@
 
 use super::Cache;
 use super::layer::{LayerState, SpanHead};
-use super::plan::{MAX_SPAN, MAX_SPAN_UNITS, SidePlan};
+use super::plan::{MAX_SPAN, MAX_SPAN_UNITS};
+use super::side_plan::SidePlan;
 use super::storage::{self, NONE, Storage};
 use crate::block::Layout;
 use crate::bytes::{get_i16, get_u8, get_u32, put_i16, put_u8, put_u32, shift_down, slice, slice_mut};

@@ -2,7 +2,8 @@
 
 use super::header::SNAPSHOT_HEADER_BYTES;
 use crate::block::Layout;
-use crate::cache::plan::{Plan, SidePlan, max};
+use crate::cache::plan::{Plan, max};
+use crate::cache::side_plan::SidePlan;
 use crate::error::{Error, Side};
 use crate::policy::Policy;
 use crate::shape::KvShape;

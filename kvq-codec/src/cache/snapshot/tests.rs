@@ -3,7 +3,7 @@
 use super::*;
 use crate::bytes::{get_i16, get_u8, get_u32};
 use crate::cache::KvCache;
-use crate::cache::plan::SidePlan;
+use crate::cache::side_plan::SidePlan;
 use crate::kernel::Backend;
 use crate::math::exp2_8;
 use crate::pack::{or_plane, plane_row_bytes};

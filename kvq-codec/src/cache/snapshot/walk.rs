@@ -6,7 +6,8 @@
 
 use crate::block::Layout;
 use crate::bytes::{get_u32, put, slice, slice_mut};
-use crate::cache::plan::{Plan, SidePlan};
+use crate::cache::plan::Plan;
+use crate::cache::side_plan::SidePlan;
 use crate::cache::storage::{record_offset, unit_offset};
 use crate::error::Side;
 use crate::pack::plane_row_bytes;

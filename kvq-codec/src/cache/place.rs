@@ -1,0 +1,89 @@
+//! What attention walks over: heads of a layer, and stretches of their tokens.
+
+use super::layer::LayerState;
+use super::plan::Plan;
+use super::side_plan::SidePlan;
+use super::tile::Tile;
+use crate::block::{Layout, Rows};
+use crate::kernel::HeadRow;
+
+/// A stretch of tokens with one layout per side.
+pub(super) struct Segment<'a> {
+    /// Position of the first token.
+    pub start: usize,
+    /// Tokens, at most [`SEGMENT`].
+    pub n: usize,
+    pub key: Part<'a>,
+    pub value: Part<'a>,
+    /// The center of the keys and its scale.
+    pub center: Option<(Rows<'a>, f32)>,
+    /// The span and the head that come next, whose keys are to be fetched meanwhile.
+    pub next: Option<(u32, HeadPlace<'a>)>,
+}
+
+/// One side of a segment.
+pub(super) struct Part<'a> {
+    pub row: HeadRow,
+    pub layout: Layout,
+    pub rows: Rows<'a>,
+}
+
+/// What is attended: heads of a layer.
+pub(super) struct Place<'a> {
+    pub layer: usize,
+    pub state: LayerState,
+    /// The newest positions that each query sees; 0 for all.
+    pub window_len: usize,
+    pub heads: &'a [Head<'a>],
+}
+
+impl<'a> Place<'a> {
+    /// Calls `f` for each head with its place, its tiles and its rows of `out`.
+    pub fn for_each_head(
+        &self,
+        tiles: &mut [Tile],
+        out: &mut [f32],
+        mut f: impl FnMut(usize, &Head<'a>, &mut [Tile], &mut [f32]),
+    ) {
+        let share = |len: usize| len.checked_div(self.heads.len()).unwrap_or(0).max(1);
+        let (n_tiles, n_out) = (share(tiles.len()), share(out.len()));
+        let parts = tiles.chunks_mut(n_tiles).zip(out.chunks_mut(n_out));
+        for (i, (head, (tiles, out))) in self.heads.iter().zip(parts).enumerate() {
+            f(i, head, tiles, out);
+        }
+    }
+}
+
+/// Where a KV head's keys and values are.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub key: HeadPlace<'a>,
+    pub value: HeadPlace<'a>,
+}
+
+impl<'a> Head<'a> {
+    pub fn new(plan: &'a Plan, kv_head: usize) -> Self {
+        Self { key: HeadPlace::new(&plan.key, kv_head), value: HeadPlace::new(&plan.value, kv_head) }
+    }
+}
+
+/// A head's block on one side.
+#[derive(Clone, Copy)]
+pub(super) struct HeadPlace<'a> {
+    pub plan: &'a SidePlan,
+    pub block: usize,
+    pub row: HeadRow,
+}
+
+impl<'a> HeadPlace<'a> {
+    pub fn new(plan: &'a SidePlan, kv_head: usize) -> Self {
+        let block = kv_head.checked_div(plan.heads_per_block).unwrap_or(0);
+        let within = kv_head.checked_rem(plan.heads_per_block).unwrap_or(0);
+        let row = HeadRow {
+            block_values: plan.block_values(block),
+            offset: within * plan.head_dim,
+            head_dim: plan.head_dim,
+        };
+        Self { plan, block, row }
+    }
+}
