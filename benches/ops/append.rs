@@ -6,12 +6,13 @@
 //!   the whole ladder, and drops one.
 
 use kvq_benches::{
-    Growing, HEAD_DIM, N_KV_HEADS, Op, State, Tokens, Work, assert_close, assert_same_snapshot, held_bytes,
-    packed_on, shape,
+    HEAD_DIM, N_KV_HEADS, Op, State, Tokens, Work, assert_close, assert_same_snapshot, held_bytes, packed_on,
+    shape,
 };
 use kvq_codec::{Backend, Cache, KvCache, Policy, Side, WhenFull, minimum_bytes};
 use kvq_host::kv_store::KvStore;
 use kvq_host::kv_store::dense::DenseF16;
+use kvq_host::kv_store::packed::GrowingMemory;
 
 const TOKENS: usize = 2048;
 
@@ -49,7 +50,7 @@ fn fill(op: &mut Op, name: &str, policy: Policy, tokens: &Tokens) {
 }
 
 /// Values that are no longer in the tier in which they were packed.
-fn demoted(cache: &Cache<Growing>) -> usize {
+fn demoted(cache: &Cache<GrowingMemory>) -> usize {
     let map = cache.tier_map(0, Side::Value).expect("layer 0");
     // Entry 0 is the sinks, the last two are the first tier and the recent window.
     map[1..map.len() - 2].iter().map(|tier| tier.tokens).sum()

@@ -1,30 +1,9 @@
 //! Packed caches in memory that grows.
 
 use kvq_codec::{Backend, Budget, Cache, EdgeLayers, Layout, Policy, Storage, Tier, WhenFull};
+use kvq_host::kv_store::packed::GrowingMemory;
 
 use crate::data::{Tokens, shape};
-
-/// A vector that is never longer than it was asked to be.
-#[derive(Debug, Default)]
-pub struct Growing(Vec<u8>);
-
-impl Storage for Growing {
-    const GROWS: bool = true;
-
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-
-    fn grow(&mut self, len: usize) -> bool {
-        self.0.reserve_exact(len.saturating_sub(self.0.len()));
-        self.0.resize(len, 0);
-        true
-    }
-}
 
 /// One layout for all keys and one for all values, in spans of 64, without sinks: what is measured is the layout.
 pub fn uniform(keys: Layout, values: Layout) -> Policy {
@@ -43,13 +22,14 @@ pub fn uniform(keys: Layout, values: Layout) -> Policy {
 }
 
 /// A cache of `n_layers` that holds `tokens` in each, appended one at a time as a decode does.
-pub fn packed(policy: Policy, n_layers: usize, tokens: &Tokens) -> Cache<Growing> {
+pub fn packed(policy: Policy, n_layers: usize, tokens: &Tokens) -> Cache<GrowingMemory> {
     packed_on(Backend::detect(), policy, n_layers, tokens)
 }
 
 /// As [`packed`], on the given kernels.
-pub fn packed_on(backend: Backend, policy: Policy, n_layers: usize, tokens: &Tokens) -> Cache<Growing> {
-    let mut cache = Cache::new(shape(n_layers), policy, backend, Growing::default()).expect("a sound policy");
+pub fn packed_on(backend: Backend, policy: Policy, n_layers: usize, tokens: &Tokens) -> Cache<GrowingMemory> {
+    let mut cache =
+        Cache::new(shape(n_layers), policy, backend, GrowingMemory::default()).expect("a sound policy");
     for i in 0..tokens.len() {
         let (keys, values) = tokens.get(i);
         for layer in 0..n_layers {
@@ -60,10 +40,10 @@ pub fn packed_on(backend: Backend, policy: Policy, n_layers: usize, tokens: &Tok
 }
 
 /// What `cache` holds, on the portable kernels: the oracle of attention.
-pub fn restored(cache: &Cache<Growing>) -> Cache<Growing> {
+pub fn restored(cache: &Cache<GrowingMemory>) -> Cache<GrowingMemory> {
     let mut snapshot = vec![0; cache.snapshot_bytes()];
     cache.snapshot_into(&mut snapshot).expect("a buffer of that length");
-    let mut oracle = Cache::new(cache.shape(), *cache.policy(), Backend::SCALAR, Growing::default())
+    let mut oracle = Cache::new(cache.shape(), *cache.policy(), Backend::SCALAR, GrowingMemory::default())
         .expect("the policy was accepted before");
     oracle.restore(&snapshot).expect("a snapshot just taken");
     oracle

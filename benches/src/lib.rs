@@ -10,7 +10,7 @@ mod limits;
 mod measure;
 mod verify;
 
-pub use cache::{Growing, held_bytes, packed, packed_on, restored, uniform};
+pub use cache::{held_bytes, packed, packed_on, restored, uniform};
 pub use data::{HEAD_DIM, N_HEADS, N_KV_HEADS, Tokens, shape};
 pub use limits::{Flush, read_sum};
 pub use measure::{Op, State, Work};
