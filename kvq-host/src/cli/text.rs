@@ -31,7 +31,8 @@ pub fn read(path: Option<&Path>, session: &Session) -> Result<Text> {
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("--text {}: cannot read the file", path.display()))?;
-            (path.display().to_string(), text)
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            (name.to_string_lossy().into_owned(), text)
         }
         None => {
             let (name, text) = if session.loaded.info.name == BUILTIN { STORIES } else { ALICE };
