@@ -151,6 +151,23 @@ pub fn parse(text: &str) -> Result<Policy> {
     Ok(policy)
 }
 
+/// A side's name in files and records.
+pub const fn side_name(side: Side) -> &'static str {
+    match side {
+        Side::Key => "key",
+        Side::Value => "value",
+    }
+}
+
+/// The name of a `when_full` in files and records.
+pub const fn when_full_name(when_full: WhenFull) -> &'static str {
+    match when_full {
+        WhenFull::Error => "error",
+        WhenFull::Demote => "demote",
+        WhenFull::Evict => "evict",
+    }
+}
+
 /// The text of a file that [`parse`] makes `policy` of.
 pub fn to_toml(policy: &Policy) -> String {
     let tiers = |tiers: &[Option<Tier>]| -> String {
@@ -160,18 +177,13 @@ pub fn to_toml(policy: &Policy) -> String {
         };
         tiers.iter().flatten().map(entry).collect::<Vec<_>>().join(", ")
     };
-    let side = |side| if side == Side::Key { "key" } else { "value" };
-    let step = |step: &Step| format!("{{ side = \"{}\", to = {} }}", side(step.side), step.to);
+    let step = |step: &Step| format!("{{ side = \"{}\", to = {} }}", side_name(step.side), step.to);
     let steps: Vec<String> = policy.ladder.iter().flatten().map(step).collect();
     let compression = match policy.budget {
         Budget::Compression(hundredths) => format!("compression = {:.2}\n", f64::from(hundredths) / 100.0),
         Budget::Bytes => String::new(),
     };
-    let when_full = match policy.when_full {
-        WhenFull::Error => "error",
-        WhenFull::Demote => "demote",
-        WhenFull::Evict => "evict",
-    };
+    let when_full = when_full_name(policy.when_full);
     format!(
         "n_sink = {}\nrecent_len = {}\nspan_len = {}\nkey_tiers = [{}]\nvalue_tiers = [{}]\nladder = [{}]\n\
          edge_layers = {{ first = {}, last = {} }}\n{compression}when_full = \"{when_full}\"\nwindow_len = {}\n",

@@ -1,9 +1,9 @@
 //! A policy as a record states it.
 
-use kvq_codec::{Budget, Side, Tier, WhenFull};
+use kvq_codec::{Budget, Tier};
 use serde::{Deserialize, Serialize};
 
-use crate::policy::NamedPolicy;
+use crate::policy::{NamedPolicy, side_name, when_full_name};
 
 /// What a policy keeps precise and gives up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,19 +81,14 @@ impl From<&NamedPolicy> for PolicyRecord {
                 .ladder
                 .iter()
                 .flatten()
-                .map(|step| StepRecord { side: side(step.side).into(), to: step.to })
+                .map(|step| StepRecord { side: side_name(step.side).into(), to: step.to })
                 .collect(),
             edge_layers: EdgeLayersRecord { first: policy.edge_layers.first, last: policy.edge_layers.last },
             budget_compression: match policy.budget {
                 Budget::Compression(hundredths) => Some(f64::from(hundredths) / 100.0),
                 Budget::Bytes => None,
             },
-            when_full: match policy.when_full {
-                WhenFull::Error => "error",
-                WhenFull::Demote => "demote",
-                WhenFull::Evict => "evict",
-            }
-            .into(),
+            when_full: when_full_name(policy.when_full).into(),
             window_len: policy.window_len,
         }
     }
@@ -106,12 +101,5 @@ impl From<&Tier> for TierRecord {
             code_bits: tier.layout.code_bits(),
             from_age_tokens: (tier.from_age != Tier::UNDER_PRESSURE).then_some(tier.from_age),
         }
-    }
-}
-
-const fn side(side: Side) -> &'static str {
-    match side {
-        Side::Key => "key",
-        Side::Value => "value",
     }
 }
