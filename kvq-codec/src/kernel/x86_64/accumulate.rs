@@ -60,7 +60,6 @@ fn precise<const V: usize, const N: usize>(rows: &Rows<'_>, weights: &Weights, s
 /// Unpacked levels, interleaved by four tokens, and 7-bit weights.
 #[target_feature(enable = "avx2,fma")]
 fn coarse<const V: usize, const N: usize>(levels: &[[u8; 32]], weights: &Weights, sums: &mut Sums) {
-    let one = _mm256_set1_epi16(1);
     let mut bytes = [[0u8; SEGMENT]; N];
     for (bytes, weights) in bytes.iter_mut().zip(weights) {
         narrow(weights, bytes);
@@ -69,31 +68,48 @@ fn coarse<const V: usize, const N: usize>(levels: &[[u8; 32]], weights: &Weights
     for v in 0..V {
         // Lanes hold values 0-3 and 16-19, 4-7 and 20-23, 8-11 and 24-27, 12-15 and 28-31. Two quads at a
         // time: the sums of four and what they are made from need more registers than there are.
-        let halves = [[0, 1], [2, 3]].map(|half| {
-            let mut total = [[_mm256_setzero_si256(); 2]; N];
-            for (four, group) in groups.iter().enumerate() {
-                for (total, bytes) in total.iter_mut().zip(&bytes) {
-                    let weight = _mm256_set1_epi32(load_u32(bytes, four) as i32);
-                    for (sum, quad) in total.iter_mut().zip(half) {
-                        let products = _mm256_maddubs_epi16(weight, load_vector(&group[v][quad]));
-                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, one));
-                    }
-                }
+        let mut total = [[_mm256_setzero_si256(); 4]; N];
+        for first in [0, 2] {
+            let halves = sum_two_quads::<V, N>(groups, (v, first), &bytes);
+            for (total, half) in total.iter_mut().zip(halves) {
+                total[first] = half[0];
+                total[first + 1] = half[1];
             }
-            total
-        });
-        for ((low, high), sums) in halves[0].iter().zip(&halves[1]).zip(sums.iter_mut()) {
+        }
+        for (total, sums) in total.iter().zip(sums.iter_mut()) {
             let ordered = [
-                _mm256_permute2x128_si256(low[0], low[1], 0x20),
-                _mm256_permute2x128_si256(high[0], high[1], 0x20),
-                _mm256_permute2x128_si256(low[0], low[1], 0x31),
-                _mm256_permute2x128_si256(high[0], high[1], 0x31),
+                _mm256_permute2x128_si256(total[0], total[1], 0x20),
+                _mm256_permute2x128_si256(total[2], total[3], 0x20),
+                _mm256_permute2x128_si256(total[0], total[1], 0x31),
+                _mm256_permute2x128_si256(total[2], total[3], 0x31),
             ];
             for (i, part) in ordered.into_iter().enumerate() {
                 store_sums(sums, 32 * v + 8 * i, part);
             }
         }
     }
+}
+
+/// Sums of the quads `first` and `first + 1` of vector `v` of each group of four tokens.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn sum_two_quads<const V: usize, const N: usize>(
+    groups: &[[[[u8; 32]; 4]; V]],
+    (v, first): (usize, usize),
+    weights: &[[u8; SEGMENT]; N],
+) -> [[__m256i; 2]; N] {
+    let one = _mm256_set1_epi16(1);
+    let mut sums = [[_mm256_setzero_si256(); 2]; N];
+    for (four, group) in groups.iter().take(SEGMENT / 4).enumerate() {
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            let weight = _mm256_set1_epi32(load_u32(weights, four) as i32);
+            for (sum, quad) in sums.iter_mut().zip(&group[v][first..]) {
+                let products = _mm256_maddubs_epi16(weight, load_vector(quad));
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, one));
+            }
+        }
+    }
+    sums
 }
 
 /// 7-bit weights as bytes.

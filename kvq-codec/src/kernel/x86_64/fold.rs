@@ -2,30 +2,18 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_floats, load_sums, store_half};
+use super::load::{load_eight_floats, load_eight_ints, store_eight, store_floats};
 use crate::kernel::{Fold, FoldState, SEGMENT};
 use crate::math::exp_nonpositive;
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
     let n = fold.n.div_ceil(8).min(SEGMENT / 8);
-    let none = _mm256_set1_ps(f32::NEG_INFINITY);
-    let factor = _mm256_set1_ps(fold.factor);
-    let bias = _mm256_set1_ps(fold.bias);
-    // Token `t` is visible where `from - 1 < t < to`.
-    let before = _mm256_set1_epi32(fold.from as i32 - 1);
-    let to = _mm256_set1_epi32(fold.to as i32);
-    let mut token = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    let mut score = [none; SEGMENT / 8];
-    let mut peak = none;
-    for (c, score) in score.iter_mut().enumerate().take(n) {
-        let integers = _mm256_cvtepi32_ps(load_sums(fold.scores, 8 * c));
-        let scaled = _mm256_mul_ps(_mm256_mul_ps(integers, load_floats(fold.key_scales, 8 * c)), factor);
-        let value = _mm256_add_ps(scaled, bias);
-        let visible = _mm256_and_si256(_mm256_cmpgt_epi32(token, before), _mm256_cmpgt_epi32(to, token));
-        *score = _mm256_blendv_ps(none, value, _mm256_castsi256_ps(visible));
-        peak = _mm256_max_ps(peak, *score);
-        token = _mm256_add_epi32(token, _mm256_set1_epi32(8));
+    let mut score = [[0.0f32; 8]; SEGMENT / 8];
+    let score = &mut score[..n];
+    let mut peak = scale_scores(fold, score);
+    if fold.from > 0 || fold.to < 8 * n {
+        peak = hide(fold, score);
     }
     let peak = across(peak, |a, b| _mm_max_ps(a, b)).max(state.max);
     if peak == f32::NEG_INFINITY {
@@ -33,11 +21,12 @@ pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
         return (1.0, 0.0);
     }
     let (mut sum, mut largest) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-    for (c, score) in score.iter_mut().enumerate().take(n) {
-        let weight = exp8(_mm256_sub_ps(*score, _mm256_set1_ps(peak)));
+    for (score, scales) in score.iter_mut().zip(fold.value_scales.as_chunks::<8>().0) {
+        let weight = exp8(_mm256_sub_ps(load_eight_floats(score), _mm256_set1_ps(peak)));
         sum = _mm256_add_ps(sum, weight);
-        *score = _mm256_mul_ps(weight, load_floats(fold.value_scales, 8 * c));
-        largest = _mm256_max_ps(largest, *score);
+        let scaled = _mm256_mul_ps(weight, load_eight_floats(scales));
+        largest = _mm256_max_ps(largest, scaled);
+        store_floats(score, scaled);
     }
     let rescale = exp_nonpositive(state.max - peak);
     *state = FoldState { max: peak, sum: state.sum * rescale + across(sum, |a, b| _mm_add_ps(a, b)) };
@@ -47,12 +36,49 @@ pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
         return (rescale, 0.0);
     }
     let inverse = _mm256_set1_ps(fold.max_weight / largest);
-    for (c, &score) in score.iter().enumerate().take(n) {
-        let integers = _mm256_cvtps_epi32(_mm256_mul_ps(score, inverse));
+    for (weights, score) in weights.as_chunks_mut::<8>().0.iter_mut().zip(&*score) {
+        let integers = _mm256_cvtps_epi32(_mm256_mul_ps(load_eight_floats(score), inverse));
         let halves = _mm_packs_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1));
-        store_half(weights, 8 * c, halves);
+        store_eight(weights, halves);
     }
     (rescale, largest / fold.max_weight)
+}
+
+/// Integer scores to scores; returns the largest of each lane.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn scale_scores(fold: &Fold<'_>, score: &mut [[f32; 8]]) -> __m256 {
+    let (factor, bias) = (_mm256_set1_ps(fold.factor), _mm256_set1_ps(fold.bias));
+    let inputs = fold.scores.as_chunks::<8>().0.iter().zip(fold.key_scales.as_chunks::<8>().0);
+    let mut peak = _mm256_set1_ps(f32::NEG_INFINITY);
+    for (score, (integers, scales)) in score.iter_mut().zip(inputs) {
+        let integers = _mm256_cvtepi32_ps(load_eight_ints(integers));
+        let scaled = _mm256_mul_ps(_mm256_mul_ps(integers, load_eight_floats(scales)), factor);
+        let value = _mm256_add_ps(scaled, bias);
+        peak = _mm256_max_ps(peak, value);
+        store_floats(score, value);
+    }
+    peak
+}
+
+/// Takes away the scores of tokens that the query does not see; returns the largest of each lane.
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+fn hide(fold: &Fold<'_>, score: &mut [[f32; 8]]) -> __m256 {
+    let none = _mm256_set1_ps(f32::NEG_INFINITY);
+    // Token `t` is visible where `from - 1 < t < to`.
+    let before = _mm256_set1_epi32(fold.from as i32 - 1);
+    let to = _mm256_set1_epi32(fold.to as i32);
+    let mut token = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let mut peak = none;
+    for score in score {
+        let visible = _mm256_and_si256(_mm256_cmpgt_epi32(token, before), _mm256_cmpgt_epi32(to, token));
+        let value = _mm256_blendv_ps(none, load_eight_floats(score), _mm256_castsi256_ps(visible));
+        peak = _mm256_max_ps(peak, value);
+        store_floats(score, value);
+        token = _mm256_add_epi32(token, _mm256_set1_epi32(8));
+    }
+    peak
 }
 
 /// [`exp_nonpositive`] of eight values.

@@ -22,27 +22,6 @@ pub(super) fn load32(bytes: &[u8], i: usize) -> __m256i {
     }
 }
 
-/// The `i`-th 32 bytes; zeros from where they end.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load32_padded(bytes: &[u8], i: usize) -> __m256i {
-    let (chunks, rest) = bytes.as_chunks::<32>();
-    match chunks.get(i) {
-        Some(chunk) => load_vector(chunk),
-        None => load_rest(rest),
-    }
-}
-
-#[cold]
-#[target_feature(enable = "avx2")]
-fn load_rest(rest: &[u8]) -> __m256i {
-    let mut padded = [0; 32];
-    for (to, from) in padded.iter_mut().zip(rest) {
-        *to = *from;
-    }
-    load_vector(&padded)
-}
-
 /// The `i`-th 16 bytes, in both lanes; zeros where they do not exist.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -102,17 +81,6 @@ pub(super) fn load_wide_query(row: &[i16], i: usize) -> __m256i {
     }
 }
 
-/// Eight integers from `at`.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load_sums(sums: &[i32], at: usize) -> __m256i {
-    match sums.get(at..).and_then(|s| s.first_chunk::<8>()) {
-        // SAFETY: the chunk is 32 readable bytes, and the load needs no alignment.
-        Some(chunk) => unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
-        None => _mm256_setzero_si256(),
-    }
-}
-
 /// Stores eight integers at `at`, if there is room.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -147,6 +115,37 @@ pub(super) fn store_four(out: &mut [i32; 4], value: __m128i) {
     unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), value) }
 }
 
+/// Eight integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_eight_ints(values: &[i32; 8]) -> __m256i {
+    // SAFETY: the array is 32 readable bytes, and the load needs no alignment.
+    unsafe { _mm256_loadu_si256(values.as_ptr().cast()) }
+}
+
+/// Eight floats.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_eight_floats(values: &[f32; 8]) -> __m256 {
+    // SAFETY: the array is 32 readable bytes, and the load needs no alignment.
+    unsafe { _mm256_loadu_ps(values.as_ptr()) }
+}
+
+/// 32 values, sixteen in a vector.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_values(values: &[i16; 32]) -> [__m256i; 2] {
+    [load_wide_query(values, 0), load_wide_query(values, 1)]
+}
+
+/// Stores eight 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_eight(out: &mut [i16; 8], value: __m128i) {
+    // SAFETY: the array is 16 writable bytes, and the store needs no alignment.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), value) }
+}
+
 /// Stores eight floats.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -173,27 +172,6 @@ pub(super) fn store_bytes(bytes: &mut [u8], at: usize, value: __m256i) {
     if let Some(chunk) = bytes.get_mut(at..).and_then(|b| b.first_chunk_mut::<32>()) {
         // SAFETY: the chunk is 32 writable bytes, and the store needs no alignment.
         unsafe { _mm256_storeu_si256(chunk.as_mut_ptr().cast(), value) }
-    }
-}
-
-/// Eight floats from `at`.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load_floats(values: &[f32], at: usize) -> __m256 {
-    match values.get(at..).and_then(|v| v.first_chunk::<8>()) {
-        // SAFETY: the chunk is 32 readable bytes, and the load needs no alignment.
-        Some(chunk) => unsafe { _mm256_loadu_ps(chunk.as_ptr()) },
-        None => _mm256_setzero_ps(),
-    }
-}
-
-/// Stores eight weights at `at`, if there is room.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn store_half(weights: &mut [i16], at: usize, value: __m128i) {
-    if let Some(chunk) = weights.get_mut(at..).and_then(|w| w.first_chunk_mut::<8>()) {
-        // SAFETY: the chunk is 16 writable bytes, and the store needs no alignment.
-        unsafe { _mm_storeu_si128(chunk.as_mut_ptr().cast(), value) }
     }
 }
 

@@ -2,11 +2,13 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_u32, load_u64, load16_twice, load32, load32_padded, store_floats, store_vector};
+use super::load::{load_u32, load_u64, load16_twice, load32, store_floats, store_vector};
 use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::SEGMENT;
 use crate::kernel::simd::by_layout;
 use crate::math::exp2_8;
+use crate::pack::plane_row_bytes;
+use crate::shape::MAX_HEAD_DIM;
 
 /// Levels of all rows, one behind the other.
 #[target_feature(enable = "avx2")]
@@ -24,53 +26,92 @@ pub(super) fn unpack_quads(layout: Layout, rows: &Rows<'_>, head_dim: usize, out
 #[target_feature(enable = "avx2")]
 fn write_rows<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
     let codebook = codebook::<LAYOUT>();
-    let mut first = 0;
-    let out = out.as_chunks_mut::<V>().0;
-    while first < rows.n {
-        let run = rows.run(first);
-        let out = out.get_mut(first..).unwrap_or(&mut []);
-        for (four, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate().take(run.n.div_ceil(4)) {
-            let rows = four_rows::<LAYOUT, D, V>(&run.planes, four, codebook);
-            for (out, row) in out.iter_mut().zip(&rows) {
-                for (out, vector) in out.iter_mut().zip(row) {
-                    store_vector(out, *vector);
-                }
+    let mut out = out.as_chunks_mut::<V>().0.as_chunks_mut::<4>().0.iter_mut();
+    for_each_four::<LAYOUT, D>(rows, |planes| {
+        let Some(out) = out.next() else { return };
+        let rows = four_rows::<LAYOUT, D, V>(planes, codebook);
+        for (out, row) in out.iter_mut().zip(&rows) {
+            for (out, vector) in out.iter_mut().zip(row) {
+                store_vector(out, *vector);
             }
         }
-        first += run.n;
-    }
+    });
 }
 
 #[target_feature(enable = "avx2")]
 fn write_quads<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
     let codebook = codebook::<LAYOUT>();
+    let mut out = out.as_chunks_mut::<4>().0.as_chunks_mut::<V>().0.iter_mut();
+    for_each_four::<LAYOUT, D>(rows, |planes| {
+        let Some(group) = out.next() else { return };
+        let rows = four_rows::<LAYOUT, D, V>(planes, codebook);
+        for (v, quads) in group.iter_mut().enumerate() {
+            let [r0, r1, r2, r3] = [rows[0][v], rows[1][v], rows[2][v], rows[3][v]];
+            let (a, b) = (_mm256_unpacklo_epi8(r0, r1), _mm256_unpackhi_epi8(r0, r1));
+            let (c, d) = (_mm256_unpacklo_epi8(r2, r3), _mm256_unpackhi_epi8(r2, r3));
+            store_vector(&mut quads[0], _mm256_unpacklo_epi16(a, c));
+            store_vector(&mut quads[1], _mm256_unpackhi_epi16(a, c));
+            store_vector(&mut quads[2], _mm256_unpacklo_epi16(b, d));
+            store_vector(&mut quads[3], _mm256_unpackhi_epi16(b, d));
+        }
+    });
+}
+
+/// Calls `f` with the planes of each four rows, in order; rows past the last read as zeros.
+///
+/// The slices have lengths that are known when this is compiled, so that loads from them need no checks.
+#[inline(always)]
+fn for_each_four<const LAYOUT: u8, const D: usize>(rows: &Rows<'_>, mut f: impl FnMut(&[&[u8]; MAX_PLANES])) {
     let mut first = 0;
-    let out = out.as_chunks_mut::<4>().0.as_chunks_mut::<V>().0;
     while first < rows.n {
         let run = rows.run(first);
-        let groups = out.get_mut(first / 4..).unwrap_or(&mut []).iter_mut();
-        for (four, group) in groups.take(run.n.div_ceil(4)).enumerate() {
-            let rows = four_rows::<LAYOUT, D, V>(&run.planes, four, codebook);
-            for (v, quads) in group.iter_mut().enumerate() {
-                let [r0, r1, r2, r3] = [rows[0][v], rows[1][v], rows[2][v], rows[3][v]];
-                let (a, b) = (_mm256_unpacklo_epi8(r0, r1), _mm256_unpackhi_epi8(r0, r1));
-                let (c, d) = (_mm256_unpacklo_epi8(r2, r3), _mm256_unpackhi_epi8(r2, r3));
-                store_vector(&mut quads[0], _mm256_unpacklo_epi16(a, c));
-                store_vector(&mut quads[1], _mm256_unpackhi_epi16(a, c));
-                store_vector(&mut quads[2], _mm256_unpacklo_epi16(b, d));
-                store_vector(&mut quads[3], _mm256_unpackhi_epi16(b, d));
+        for four in 0..run.n / 4 {
+            let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
+            for (p, (plane, bytes)) in planes.iter_mut().zip(run.planes).enumerate() {
+                let len = const { four_rows_bytes::<LAYOUT, D>() }[p];
+                let Some(rows) = bytes.get(four * len..four * len + len) else { return };
+                *plane = rows;
             }
+            f(&planes);
+        }
+        if !run.n.is_multiple_of(4) {
+            // Codes have at most 4 bits.
+            let mut padded = [0; 4 * MAX_HEAD_DIM / 2];
+            let mut rest = padded.as_mut_slice();
+            let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
+            for (p, (plane, bytes)) in planes.iter_mut().zip(run.planes).enumerate() {
+                let len = const { four_rows_bytes::<LAYOUT, D>() }[p];
+                let Some((rows, tail)) = rest.split_at_mut_checked(len) else { return };
+                for (to, from) in rows.iter_mut().zip(bytes.iter().skip(run.n / 4 * len)) {
+                    *to = *from;
+                }
+                (*plane, rest) = (rows, tail);
+            }
+            f(&planes);
         }
         first += run.n;
     }
 }
 
-/// The levels of rows `4·four ..`; rows past the end of a run read as something.
+/// Bytes of four rows in each plane, 0 where a layout has fewer.
+const fn four_rows_bytes<const LAYOUT: u8, const D: usize>() -> [usize; MAX_PLANES] {
+    let mut bytes = [0; MAX_PLANES];
+    if let Some(layout) = Layout::from_tag(LAYOUT) {
+        let widths = layout.planes();
+        let mut p = 0;
+        while p < widths.len() {
+            bytes[p] = 4 * plane_row_bytes(widths[p], D);
+            p += 1;
+        }
+    }
+    bytes
+}
+
+/// The levels of four rows.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn four_rows<const LAYOUT: u8, const D: usize, const V: usize>(
     planes: &[&[u8]; MAX_PLANES],
-    four: usize,
     codebook: [__m256i; 2],
 ) -> [[__m256i; V]; 4] {
     let trellis = LAYOUT == Layout::T4.tag() || LAYOUT == Layout::T3.tag() || LAYOUT == Layout::T2.tag();
@@ -80,14 +121,14 @@ fn four_rows<const LAYOUT: u8, const D: usize, const V: usize>(
     let mut bits = TrellisBits::NONE;
     for (r, row) in out.iter_mut().enumerate() {
         if by_register && r % at_a_time == 0 {
-            bits.load::<LAYOUT, D>(planes, (4 * four + r) / at_a_time);
+            bits.load::<LAYOUT, D>(planes, r / at_a_time);
         }
         for (v, vector) in row.iter_mut().enumerate() {
             *vector = if by_register {
                 let k = r % at_a_time * V + v;
-                bits.levels::<LAYOUT, D>(planes, (4 * four + r, k, v), codebook)
+                bits.levels::<LAYOUT, D>(planes, (r, k, v), codebook)
             } else {
-                levels::<LAYOUT, D>(planes, 4 * four + r, v, codebook)
+                levels::<LAYOUT, D>(planes, r, v, codebook)
             };
         }
     }
@@ -269,7 +310,7 @@ impl TrellisBits {
     #[inline]
     #[target_feature(enable = "avx2")]
     fn load<const LAYOUT: u8, const D: usize>(&mut self, planes: &[&[u8]; MAX_PLANES], i: usize) {
-        let u = load32_padded(if LAYOUT == Layout::T4.tag() { planes[2] } else { planes[1] }, i);
+        let u = load32(if LAYOUT == Layout::T4.tag() { planes[2] } else { planes[1] }, i);
         // The word before each, around the row.
         let before = match D {
             64 => u,
@@ -282,7 +323,7 @@ impl TrellisBits {
         store_vector(&mut self.z1, _mm256_xor_si256(u, _mm256_xor_si256(by_1, by_3)));
         store_vector(&mut self.z0, by_2);
         if let Some(plane) = high_plane::<LAYOUT>(planes) {
-            store_vector(&mut self.high, load32_padded(plane, i));
+            store_vector(&mut self.high, load32(plane, i));
         }
     }
 

@@ -5,7 +5,7 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_eight, load_sums, store_bytes, store_sums};
+use super::load::{load_eight, load_eight_ints, store_bytes, store_sums};
 use crate::quantize::trellis::{LABELS, LEAD, STATES, Search, UNREACHED, cheaper, entry_state, trace};
 use crate::shape::MAX_HEAD_DIM;
 
@@ -81,7 +81,7 @@ fn search<const UPPERS: usize, const N: usize>(
         if let Some(start) = starts.get_mut(*entry) {
             *start = 0;
         }
-        *metrics = load_sums(&starts, 0);
+        *metrics = load_eight_ints(&starts);
     }
     walk(&mut at, &candidates, 0, n);
     let mut errors = [0; 2];
@@ -110,7 +110,7 @@ fn walk<const N: usize>(at: &mut Walk<N>, candidates: &[Candidates<N>; 2], from:
         first_label[state] = i32::from(LABELS[first << 1 | u]);
         second_label[state] = i32::from(LABELS[(first | 4) << 1 | u]);
     }
-    let labels = [load_sums(&first_label, 0), load_sums(&second_label, 0)];
+    let labels = [load_eight_ints(&first_label), load_eight_ints(&second_label)];
     let [a, b] = candidates;
     let [choices_a, choices_b] = &mut at.choices;
     let a = a.costs.iter().zip(choices_a);
