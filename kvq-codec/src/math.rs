@@ -59,6 +59,9 @@ pub(crate) fn log2_q8(x: u64) -> i32 {
         return 0;
     }
     let whole = 63 - x.leading_zeros() as i32;
+    if x.is_power_of_two() {
+        return whole * 256;
+    }
     // Mantissa in [1, 2) with 31 fractional bits; each squaring yields one bit of the logarithm.
     let mut m = (x << (63 - whole)) >> 32;
     let mut fraction = 0;

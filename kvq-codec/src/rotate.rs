@@ -13,7 +13,7 @@
 use crate::crc::crc32;
 
 /// Signs of the first pass, one bit per position; fixed, part of the format (digits of pi).
-const FIRST_SIGNS: [u64; 4] =
+pub(crate) const FIRST_SIGNS: [u64; 4] =
     [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
 
 /// Signs of the second pass.
@@ -134,7 +134,7 @@ fn small_strides(x: &mut [f32]) {
 
 /// `1/sqrt(n)` for a power of two.
 #[inline(always)]
-fn inverse_root(n: usize) -> f32 {
+pub(crate) fn inverse_root(n: usize) -> f32 {
     let log2 = n.trailing_zeros();
     let even = f32::from_bits((127 - log2 / 2) << 23);
     if log2.is_multiple_of(2) { even } else { even * core::f32::consts::FRAC_1_SQRT_2 }

@@ -414,11 +414,17 @@ mod tests {
                 for _ in 0..if cfg!(miri) { 1 } else { 200 } {
                     let row: Vec<i16> =
                         (0..n).map(|_| (random.next() % 60_000) as i32 - 30_000).map(|v| v as i16).collect();
-                    for layout in Layout::ALL.into_iter().skip(1) {
-                        let (mut a, mut b) = ([0; 256], [0; 256]);
-                        let fa = Backend::SCALAR.encode_row(layout, &row, &mut a[..n]);
-                        let fb = backend.encode_row(layout, &row, &mut b[..n]);
-                        assert_eq!((fa, a), (fb, b));
+                    // Levels in units of 2^8, as rows that are encoded again have them; few values; the extremes.
+                    let levels = row.iter().map(|r| (r % 16) << 8).collect();
+                    let spike = (0..n).map(|i| if i == n / 3 { row[0] } else { 0 }).collect();
+                    let extremes = row.iter().map(|r| if r % 2 == 0 { i16::MIN } else { i16::MAX }).collect();
+                    for row in [row.clone(), levels, spike, extremes] {
+                        for layout in Layout::ALL.into_iter().skip(1) {
+                            let (mut a, mut b) = ([0; 256], [0; 256]);
+                            let fa = Backend::SCALAR.encode_row(layout, &row, &mut a[..n]);
+                            let fb = backend.encode_row(layout, &row, &mut b[..n]);
+                            assert_eq!((fa, a), (fb, b), "{} {layout:?} {row:?}", backend.name());
+                        }
                     }
                     let mut x: Vec<f32> = row.iter().map(|&r| f32::from(r) * 1.7e-3).collect();
                     let mut y = x.clone();

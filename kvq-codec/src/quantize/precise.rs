@@ -15,17 +15,25 @@ pub(crate) fn encode_precise(row: &[f32], codes: &mut [u8]) -> i16 {
     for &x in row {
         peak = larger(peak, x.abs());
     }
-    if peak < MIN_PEAK {
+    let Some(e) = exponent_of(peak) else {
         codes.fill(0);
         return ZERO;
-    }
-    // 2^(e/8) >= peak/127, so that |x| / 2^(e/8) <= 127 up to rounding.
-    let e = ceil_log2_8(peak * (1.0 / 127.0));
+    };
     let inverse = exp2_8(-e);
     for (code, &x) in codes.iter_mut().zip(row) {
         *code = round_to_i32(x * inverse).clamp(-127, 127) as i8 as u8;
     }
     e as i16
+}
+
+/// The exponent of a row whose largest magnitude is `peak`; `None` for zeros.
+#[inline(always)]
+pub(crate) fn exponent_of(peak: f32) -> Option<i32> {
+    if peak < MIN_PEAK {
+        return None;
+    }
+    // 2^(e/8) >= peak/127, so that |x| / 2^(e/8) <= 127 up to rounding.
+    Some(ceil_log2_8(peak * (1.0 / 127.0)))
 }
 
 /// 2^-118: below it, a quotient of the row would leave the normal numbers.

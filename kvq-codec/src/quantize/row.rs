@@ -56,7 +56,7 @@ pub(crate) fn encode_scalar_by_table(layout: Layout, row: &[i16], codes: &mut [u
         Layout::S3 => Bins::S3,
         _ => Bins::S4,
     };
-    search(layout.code_bits(), row, codes, |y| bins.nearest(y))
+    search(layout.code_bits(), &OneByOne(|y| bins.nearest(y)), row, codes)
 }
 
 /// `N` is the number of thresholds, one less than the codewords.
@@ -68,17 +68,45 @@ fn encode<const N: usize>(codewords: &[i8], code_bits: usize, row: &[i16], codes
     for ((t, low), high) in thresholds.iter_mut().zip(codewords).zip(codewords.iter().skip(1)) {
         *t = 8 * (i16::from(*low) + i16::from(*high));
     }
-    search(code_bits, row, codes, |y| nearest(&thresholds, codewords, y))
+    search(code_bits, &OneByOne(|y| nearest(&thresholds, codewords, y)), row, codes)
 }
 
-/// Searches the scale; `nearest` gives code and codeword.
+/// What the search of the scale asks of a row at one scale.
+pub(crate) trait Nearest {
+    /// The squared error of the row, in squared sixteenths of a codeword unit.
+    fn error(&self, row: &[i16], inverse: i16) -> u64;
+
+    /// The nearest codes.
+    fn encode(&self, row: &[i16], inverse: i16, codes: &mut [u8]);
+}
+
+/// Value by value: the function gives code and codeword of a value in sixteenths of a codeword unit.
+pub(crate) struct OneByOne<F>(F);
+
+impl<F: Fn(i16) -> (u8, i16)> Nearest for OneByOne<F> {
+    #[inline(always)]
+    fn error(&self, row: &[i16], inverse: i16) -> u64 {
+        let mut error = 0u64;
+        for &r in row {
+            let y = quotient(r, inverse);
+            let (_, level) = self.0(y);
+            let e = i32::from(y) - 16 * i32::from(level);
+            error += u64::from((e * e) as u32);
+        }
+        error
+    }
+
+    #[inline(always)]
+    fn encode(&self, row: &[i16], inverse: i16, codes: &mut [u8]) {
+        for (code, &r) in codes.iter_mut().zip(row) {
+            *code = self.0(quotient(r, inverse)).0;
+        }
+    }
+}
+
+/// Searches the scale.
 #[inline(always)]
-fn search(
-    code_bits: usize,
-    row: &[i16],
-    codes: &mut [u8],
-    nearest: impl Fn(i16) -> (u8, i16),
-) -> Option<i32> {
+pub(crate) fn search(code_bits: usize, nearest: &impl Nearest, row: &[i16], codes: &mut [u8]) -> Option<i32> {
     let energy = row_energy(row);
     if energy == 0 {
         codes.fill(0);
@@ -92,23 +120,12 @@ fn search(
     let mut best = (u64::MAX, first);
     for k in 0..=2 * SEARCH {
         let f = first + k;
-        let inverse = inverse_scale(f);
-        let mut error = 0u64;
-        for &r in row {
-            let y = quotient(r, inverse);
-            let (_, level) = nearest(y);
-            let e = i32::from(y) - 16 * i32::from(level);
-            error += u64::from((e * e) as u32);
-        }
-        let weighted = error * squared_scale_q12(k - SEARCH);
+        let weighted = nearest.error(row, inverse_scale(f)) * squared_scale_q12(k - SEARCH);
         if weighted < best.0 {
             best = (weighted, f);
         }
     }
-    let inverse = inverse_scale(best.1);
-    for (code, &r) in codes.iter_mut().zip(row) {
-        *code = nearest(quotient(r, inverse)).0;
-    }
+    nearest.encode(row, inverse_scale(best.1), codes);
     Some(best.1)
 }
 

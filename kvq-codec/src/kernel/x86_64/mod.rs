@@ -1,8 +1,8 @@
 //! AVX2 kernels.
 //!
 //! What the portable code does element by element is compiled once more with AVX2 enabled (`portable`).
-//! The two kernels that read packed bytes, the softmax between them (`fold`) and the search for trellis codes
-//! (`viterbi`) are written by hand:
+//! The two kernels that read packed bytes, the softmax between them (`fold`) and the searches for scalar (`nearest`)
+//! and trellis codes (`viterbi`) are written by hand:
 //!
 //! * **unpack** (`unpack`): the levels of 32 values come from a byte shuffle (the codebook is one register).
 //!   A segment's levels go to a few KiB of scratch, which the two kernels read from the nearest cache: with
@@ -19,6 +19,9 @@
 mod accumulate;
 mod fold;
 mod load;
+mod nearest;
+mod precise;
+mod rotate;
 mod score;
 mod unpack;
 mod viterbi;
@@ -35,13 +38,15 @@ pub(crate) struct Avx2(());
 
 /// The portable code, compiled for AVX2.
 mod portable {
-    use super::{Layout, MAX_HEAD_DIM, Rotation, scalar};
+    use super::{Layout, MAX_HEAD_DIM, scalar};
     use crate::quantize::{precise, row, trellis};
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn encode_row(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
         if layout.is_trellis() {
             trellis::encode_trellis(layout, &super::viterbi::Avx2Search, row, codes)
+        } else if row.len().is_multiple_of(super::nearest::STEP) {
+            super::nearest::encode_scalar(layout, row, codes)
         } else {
             row::encode_scalar(layout, row, codes)
         }
@@ -49,17 +54,11 @@ mod portable {
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn encode_precise(x: &[f32], codes: &mut [u8]) -> i16 {
-        precise::encode_precise(x, codes)
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn rotate(rotation: Rotation, x: &mut [f32]) {
-        rotation.forward(x);
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn unrotate(rotation: Rotation, x: &mut [f32]) {
-        rotation.inverse(x);
+        if x.len().is_multiple_of(super::precise::STEP) {
+            super::precise::encode_precise(x, codes)
+        } else {
+            precise::encode_precise(x, codes)
+        }
     }
 
     #[target_feature(enable = "avx2,fma")]
@@ -96,11 +95,11 @@ impl Avx2 {
     }
 
     pub fn rotate(self, rotation: Rotation, x: &mut [f32]) {
-        with_avx2!(self, portable::rotate(rotation, x));
+        with_avx2!(self, rotate::turn(rotation, x, false));
     }
 
     pub fn unrotate(self, rotation: Rotation, x: &mut [f32]) {
-        with_avx2!(self, portable::unrotate(rotation, x));
+        with_avx2!(self, rotate::turn(rotation, x, true));
     }
 
     /// Asks for the cache lines of `bytes`.
