@@ -10,7 +10,7 @@ use cortex_m::Peripherals;
 use cortex_m_rt::entry;
 use kvq_codec::block::dequantize_into;
 use kvq_codec::{
-    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Rotation, Tier,
+    Backend, Budget, EdgeLayers, Error, Fixed, KvCache, KvShape, Layout, MAX_TIERS, Policy, Rotation, Tier,
     WhenFull, capacity_tokens, minimum_bytes,
 };
 use kvq_firmware::counter::Counter;
@@ -110,6 +110,16 @@ fn log_formulas() {
     }
 }
 
+/// Fraction bits of the fixed-point numbers: those of [`Random::exact`].
+const FRACTION_BITS: i8 = 6;
+
+/// What keys, values and queries are, and what the codec does with them.
+#[derive(Clone, Copy)]
+enum Arithmetic {
+    Floats,
+    Integers,
+}
+
 /// Instructions of attention over a cache, and of the calls that filled it.
 #[derive(Clone, Copy, Default)]
 struct Costs {
@@ -136,6 +146,52 @@ impl Bench<'_> {
             self.log_costs(layout)?;
             self.log_dequantize(layout)?;
         }
+        for layout in [Layout::Q8, Layout::S4, Layout::T4] {
+            self.log_integers(layout)?;
+        }
+        Ok(())
+    }
+
+    /// The same calls in integers alone, per value, and how many times as many instructions floats take.
+    fn log_integers(&mut self, layout: Layout) -> Result<(), Error> {
+        let floats = self.costs(layout, NARROW, NARROW, Arithmetic::Floats)?;
+        let integers = self.costs(layout, NARROW, NARROW, Arithmetic::Integers)?;
+        let append = |costs: Costs| hundredths(costs.append, 2 * NARROW);
+        // What packs a span is done once in so many tokens, all of which it packs.
+        let encode = |costs: Costs| {
+            let pack = costs.append_packing.saturating_sub(costs.append);
+            append(costs) + hundredths(pack, SPAN_LEN * 2 * NARROW)
+        };
+        let attend = |costs: Costs| hundredths(costs.attend_more, MORE_TOKENS * NARROW);
+        let both =
+            |cost: &dyn Fn(Costs) -> u32| (cost(integers), hundredths(cost(floats), cost(integers) as usize));
+        let (append, append_ratio) = both(&append);
+        let (encode, encode_ratio) = both(&encode);
+        let (attend, attend_ratio) = both(&attend);
+        defmt::info!(
+            "{=str} in integers: instructions per value: append ~{=u32}.{=u32:02}, in floats ~{=u32}.{=u32:02} times as many",
+            layout.name(),
+            append / 100,
+            append % 100,
+            append_ratio / 100,
+            append_ratio % 100
+        );
+        defmt::info!(
+            "{=str} in integers: instructions per value: append and packing ~{=u32}.{=u32:02}, in floats ~{=u32}.{=u32:02} times as many",
+            layout.name(),
+            encode / 100,
+            encode % 100,
+            encode_ratio / 100,
+            encode_ratio % 100
+        );
+        defmt::info!(
+            "{=str} in integers: instructions per value: score, accumulate and softmax ~{=u32}.{=u32:02} per pair, in floats ~{=u32}.{=u32:02} times as many",
+            layout.name(),
+            attend / 100,
+            attend % 100,
+            attend_ratio / 100,
+            attend_ratio % 100
+        );
         Ok(())
     }
 
@@ -185,9 +241,9 @@ impl Bench<'_> {
 
     /// Costs per value of one layout; keys and values are told apart by making one of them wider.
     fn log_costs(&mut self, layout: Layout) -> Result<(), Error> {
-        let base = self.costs(layout, NARROW, NARROW)?;
-        let keys = self.costs(layout, WIDE, NARROW)?;
-        let values = self.costs(layout, NARROW, WIDE)?;
+        let base = self.costs(layout, NARROW, NARROW, Arithmetic::Floats)?;
+        let keys = self.costs(layout, WIDE, NARROW, Arithmetic::Floats)?;
+        let values = self.costs(layout, NARROW, WIDE, Arithmetic::Floats)?;
         let extra = MORE_TOKENS * (WIDE - NARROW);
         let score = hundredths(keys.attend_more.saturating_sub(base.attend_more), extra);
         let sum = hundredths(values.attend_more.saturating_sub(base.attend_more), extra);
@@ -222,29 +278,51 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn costs(&mut self, layout: Layout, key_dim: usize, value_dim: usize) -> Result<Costs, Error> {
+    fn costs(
+        &mut self,
+        layout: Layout,
+        key_dim: usize,
+        value_dim: usize,
+        arithmetic: Arithmetic,
+    ) -> Result<Costs, Error> {
         let shape = KvShape::new(1, 1, key_dim).with_value_head_dim(value_dim);
         self.buffer.fill(0);
         let mut cache = KvCache::new(shape, uniform(layout), self.backend, &mut self.buffer[..])?;
         let mut random = Random::new(7);
-        let (mut key, mut value, mut out) = ([0.0f32; WIDE], [0.0f32; WIDE], [0.0f32; WIDE]);
-        let query = [0.5f32; WIDE];
+        let (mut key, mut value, mut query) = (Vector::ZERO, Vector::ZERO, Vector::ZERO);
+        query.fill_with(|| 0.5);
+        let (mut out, mut fixed_out) = ([0.0f32; WIDE], [0i32; WIDE]);
         let mut costs = Costs::default();
         for token in 0..SHORT + MORE_TOKENS {
             key.fill_with(|| random.exact() - 2.0);
             value.fill_with(|| random.exact() - 4.0);
             let packs = !cache.is_empty() && cache.len().is_multiple_of(SPAN_LEN);
             let mut outcome = Ok(());
-            let n = self
-                .counter
-                .instructions(|| outcome = cache.append(0, 1, &key[..key_dim], &value[..value_dim]));
+            let n = self.counter.instructions(|| {
+                outcome = match arithmetic {
+                    Arithmetic::Floats => {
+                        cache.append(0, 1, &key.floats[..key_dim], &value.floats[..value_dim])
+                    }
+                    Arithmetic::Integers => {
+                        cache.append_fixed(0, 1, key.fixed(key_dim), value.fixed(value_dim))
+                    }
+                }
+            });
             outcome?;
             *(if packs { &mut costs.append_packing } else { &mut costs.append }) = n;
             let len = token + 1;
             if len == SHORT || len == SHORT + MORE_TOKENS {
-                let n = self
-                    .counter
-                    .instructions(|| outcome = cache.attend(0, 1, &query[..key_dim], &mut out[..value_dim]));
+                let n = self.counter.instructions(|| {
+                    outcome = match arithmetic {
+                        Arithmetic::Floats => {
+                            cache.attend(0, 1, &query.floats[..key_dim], &mut out[..value_dim])
+                        }
+                        Arithmetic::Integers => {
+                            let out = &mut fixed_out[..value_dim];
+                            cache.attend_fixed(0, 1, query.fixed(key_dim), out, FRACTION_BITS)
+                        }
+                    }
+                });
                 outcome?;
                 if len == SHORT {
                     costs.attend = n;
@@ -254,6 +332,27 @@ impl Bench<'_> {
             }
         }
         Ok(costs)
+    }
+}
+
+/// The same numbers as floats and in fixed point.
+struct Vector {
+    floats: [f32; WIDE],
+    fixed: [i16; WIDE],
+}
+
+impl Vector {
+    const ZERO: Self = Self { floats: [0.0; WIDE], fixed: [0; WIDE] };
+
+    fn fill_with(&mut self, number: impl FnMut() -> f32) {
+        self.floats.fill_with(number);
+        for (fixed, float) in self.fixed.iter_mut().zip(self.floats) {
+            *fixed = (float * f32::from(1i16 << FRACTION_BITS)) as i16;
+        }
+    }
+
+    fn fixed(&self, n: usize) -> Fixed<'_, i16> {
+        Fixed::new(&self.fixed[..n], FRACTION_BITS)
     }
 }
 

@@ -6,8 +6,14 @@ use super::side_plan::SidePlan;
 use super::storage::{self, Storage};
 use crate::bytes::{get_u32, put, put_i16, put_u32};
 use crate::error::{Error, Side, figure};
+use crate::fixed::{Fixed, check_fraction_bits};
+use crate::kernel::Backend;
+use crate::kernel::fixed::turn;
 use crate::policy::{Budget, WhenFull};
+use crate::quantize::fixed::{GUARD_BITS, encode_fixed};
+use crate::quantize::precise::ZERO;
 use crate::quantize::row::MAX_ROW;
+use crate::rotate::Rotation;
 
 /// 2^100: larger inputs could overflow while they are rotated.
 const LARGEST: f32 = 1.267_650_6e30;
@@ -31,15 +37,61 @@ impl<S: Storage> Cache<S> {
         keys: &[f32],
         values: &[f32],
     ) -> Result<(), Error> {
-        self.check_layer(layer)?;
-        let state = self.layer(layer);
-        check_length("keys", keys.len(), n_tokens.saturating_mul(self.plan.key.row_bytes()))?;
-        check_length("values", values.len(), n_tokens.saturating_mul(self.plan.value.row_bytes()))?;
+        let state = self.check_lengths(layer, n_tokens, keys.len(), values.len())?;
         self.check_finite(Side::Key, keys, n_tokens, state.len)?;
         self.check_finite(Side::Value, values, n_tokens, state.len)?;
-        self.check_room(layer, &state, n_tokens)?;
+        self.append_all(layer, n_tokens, [&keys, &values])
+    }
+
+    /// As [`append`](Self::append), from fixed-point numbers and without a float operation: for cores without an FPU.
+    ///
+    /// The bytes are those of the same format, so that [`append`](Self::append) and [`attend`](Self::attend) go with
+    /// them; a code may differ from that of the same numbers as floats by one (`docs/NUMERICS.md`).
+    ///
+    /// Shapes: as in [`append`](Self::append). Units: as [`Fixed`] says, of its own for keys and values. Numbers may be
+    /// `i16` or whatever fits it, as `i8` does: only 8 bits of the rotated ones are kept.
+    ///
+    /// # Errors
+    /// [`Error::Layer`], [`Error::Length`], [`Error::FractionBits`], [`Error::Full`] or [`Error::Grow`]; the cache is
+    /// as before.
+    ///
+    /// # Examples
+    /// See [`attend_fixed`](Self::attend_fixed).
+    pub fn append_fixed<K, V>(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        keys: Fixed<'_, K>,
+        values: Fixed<'_, V>,
+    ) -> Result<(), Error>
+    where
+        K: Copy + Into<i16>,
+        V: Copy + Into<i16>,
+    {
+        self.check_lengths(layer, n_tokens, keys.numbers.len(), values.numbers.len())?;
+        check_fraction_bits(keys.fraction_bits)?;
+        check_fraction_bits(values.fraction_bits)?;
+        self.append_all(layer, n_tokens, [&keys, &values])
+    }
+
+    fn check_lengths(
+        &self,
+        layer: usize,
+        n_tokens: usize,
+        n_keys: usize,
+        n_values: usize,
+    ) -> Result<LayerState, Error> {
+        self.check_layer(layer)?;
+        check_length("keys", n_keys, n_tokens.saturating_mul(self.plan.key.row_bytes()))?;
+        check_length("values", n_values, n_tokens.saturating_mul(self.plan.value.row_bytes()))?;
+        Ok(self.layer(layer))
+    }
+
+    /// Appends what was checked, all tokens of it or, where there is no room, none.
+    fn append_all(&mut self, layer: usize, n_tokens: usize, sides: [&dyn Vectors; 2]) -> Result<(), Error> {
+        self.check_room(layer, &self.layer(layer), n_tokens)?;
         for token in 0..n_tokens {
-            self.append_one(layer, keys, values, token, n_tokens)?;
+            self.append_one(layer, sides, token, n_tokens)?;
         }
         Ok(())
     }
@@ -123,8 +175,7 @@ impl<S: Storage> Cache<S> {
     fn append_one(
         &mut self,
         layer: usize,
-        keys: &[f32],
-        values: &[f32],
+        [keys, values]: [&dyn Vectors; 2],
         token: usize,
         n_tokens: usize,
     ) -> Result<(), Error> {
@@ -169,38 +220,27 @@ impl<S: Storage> Cache<S> {
         Error::Grow { needed: figure(got.saturating_add(more)), got: figure(got) }
     }
 
-    /// The 8-bit rows of one token, block by block: rotates, encodes and hands each to `put`.
+    /// The 8-bit rows of one token, block by block: has each encoded and hands it to `put`.
     #[inline(never)]
     fn encode_token(
         &mut self,
         side: Side,
-        (x, token, n_tokens): (&[f32], usize, usize),
+        (x, token, n_tokens): (&dyn Vectors, usize, usize),
         put_block: PutBlock<'_, S>,
     ) {
         let plan = *self.plan.side(side);
         let rotation = if side == Side::Key { self.key_rotation() } else { self.value_rotation() };
         for block in 0..plan.n_blocks {
-            let n_values = plan.block_values(block);
-            let mut row = [0.0f32; MAX_ROW];
-            let row = row.get_mut(..n_values).unwrap_or(&mut []);
-            let heads = row.chunks_exact_mut(plan.head_dim.max(1));
-            for (head, vector) in (block * plan.heads_per_block..).zip(heads) {
-                let from = (head * n_tokens + token) * plan.head_dim;
-                if let Some(source) = x.get(from..).and_then(|x| x.get(..plan.head_dim)) {
-                    for (to, from) in vector.iter_mut().zip(source) {
-                        *to = *from;
-                    }
-                }
-                self.backend.rotate(rotation, vector);
-            }
             let mut codes = [0u8; MAX_ROW];
-            let codes = codes.get_mut(..n_values).unwrap_or(&mut []);
-            let exponent = self.backend.encode_precise(row, codes);
+            let codes = codes.get_mut(..plan.block_values(block)).unwrap_or(&mut []);
+            let first = (block * plan.heads_per_block * n_tokens + token) * plan.head_dim;
+            let heads = Heads { first, step: n_tokens * plan.head_dim, rotation };
+            let exponent = x.encode(self.backend, &heads, codes);
             put_block(self, &plan, block, exponent, codes);
         }
     }
 
-    fn put_sink(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
+    fn put_sink(&mut self, layer: usize, side: Side, at: usize, input: (&dyn Vectors, usize, usize)) {
         self.encode_token(side, input, &mut |cache, side, block, exponent, codes| {
             let bytes = storage::layer_mut(&cache.plan, cache.storage.bytes_mut(), layer);
             put_i16(bytes, side.sink_exponents + 2 * (at * side.n_blocks + block), exponent);
@@ -208,7 +248,7 @@ impl<S: Storage> Cache<S> {
         });
     }
 
-    fn put_hot(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
+    fn put_hot(&mut self, layer: usize, side: Side, at: usize, input: (&dyn Vectors, usize, usize)) {
         self.encode_token(side, input, &mut |cache, side, block, exponent, codes| {
             let plan = cache.plan;
             let (unit, place) = side.split_token(8, at);
@@ -218,6 +258,65 @@ impl<S: Storage> Cache<S> {
             let unit = storage::unit_mut(&plan, cache.storage.bytes_mut(), id);
             put(unit, side.block_offset(8, block) + place * codes.len(), codes);
         });
+    }
+}
+
+/// Where the vectors of a block's heads begin among a caller's numbers, and how they are rotated.
+struct Heads {
+    first: usize,
+    step: usize,
+    rotation: Rotation,
+}
+
+impl Heads {
+    /// Copies the vectors into `row`, one behind the other, and rotates each.
+    #[inline(always)]
+    fn rotate_into<T: Copy, N>(
+        &self,
+        numbers: &[T],
+        row: &mut [N],
+        convert: impl Fn(T) -> N,
+        rotate: impl Fn(Rotation, &mut [N]),
+    ) {
+        let head_dim = self.rotation.head_dim();
+        let mut at = self.first;
+        for vector in row.chunks_exact_mut(head_dim.max(1)) {
+            if let Some(source) = numbers.get(at..).and_then(|x| x.get(..head_dim)) {
+                for (to, from) in vector.iter_mut().zip(source) {
+                    *to = convert(*from);
+                }
+            }
+            rotate(self.rotation, vector);
+            at += self.step;
+        }
+    }
+}
+
+/// One side's head vectors in a caller's numbers, floats or not. `dyn`, so that all but the first 8-bit row is
+/// compiled once, and a firmware that brings no floats links none.
+trait Vectors {
+    /// Rotates a block's vectors and writes their 8-bit codes; returns the exponent.
+    fn encode(&self, backend: Backend, heads: &Heads, codes: &mut [u8]) -> i16;
+}
+
+impl Vectors for &[f32] {
+    fn encode(&self, backend: Backend, heads: &Heads, codes: &mut [u8]) -> i16 {
+        let mut row = [0.0f32; MAX_ROW];
+        let row = row.get_mut(..codes.len()).unwrap_or(&mut []);
+        heads.rotate_into(self, row, |x| x, |rotation, vector| backend.rotate(rotation, vector));
+        backend.encode_precise(row, codes)
+    }
+}
+
+impl<T: Copy + Into<i16>> Vectors for Fixed<'_, T> {
+    fn encode(&self, _: Backend, heads: &Heads, codes: &mut [u8]) -> i16 {
+        let mut row = [0i32; MAX_ROW];
+        let row = row.get_mut(..codes.len()).unwrap_or(&mut []);
+        let lift = |x: T| i32::from(x.into()) << GUARD_BITS;
+        heads.rotate_into(self.numbers, row, lift, |rotation, vector| turn(rotation, vector, false));
+        let e = encode_fixed(row, codes);
+        let unit = 8 * (GUARD_BITS + i32::from(self.fraction_bits)) + heads.rotation.gain();
+        if e == ZERO { ZERO } else { (i32::from(e) - unit) as i16 }
     }
 }
 

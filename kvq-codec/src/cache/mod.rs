@@ -1,6 +1,7 @@
 //! The cache: sinks, recent window and packed spans of every layer, in one buffer.
 
 mod append;
+mod arithmetic;
 mod attend;
 mod demote;
 mod dequantize;
