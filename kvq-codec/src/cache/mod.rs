@@ -17,6 +17,8 @@ mod storage;
 mod take_over;
 mod tile;
 mod trim;
+mod vectors;
+mod walk;
 
 pub use plan::{COMPRESSION_FROM_TOKENS, capacity_tokens, minimum_bytes};
 pub use report::{MemoryReport, TierUse};
