@@ -23,9 +23,9 @@ fn exp2_fraction(fraction: u32) -> u32 {
     let rest = u64::from(fraction & 0x1fff);
     let mut p = 0;
     for term in EXP2_TERMS_Q30 {
-        p = term + (p * rest >> LOG2_BITS);
+        p = term + ((p * rest) >> LOG2_BITS);
     }
-    (p * u64::from(mantissa((fraction >> 13) as i32)) >> 30) as u32
+    ((p * u64::from(mantissa((fraction >> 13) as i32))) >> 30) as u32
 }
 
 /// `2^x` in units of 2^-30, rounded down, for `x <= 0`: relative error below 1e-6 above 2^-10.
@@ -118,7 +118,7 @@ fn shift_q(x: i64, shift: i32) -> i64 {
 #[inline]
 pub(crate) fn scale_sum(x: u64, factor: u32) -> u64 {
     let factor = u64::from(factor);
-    ((x >> 32) * factor << 2) + ((x & 0xffff_ffff) * factor >> 30)
+    (((x >> 32) * factor) << 2) + (((x & 0xffff_ffff) * factor) >> 30)
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ fn integers() {
     let layouts = [Layout::Q8, Layout::S4, Layout::T3];
     check_integers("integers-small", KvShape::new(1, 1, 4), hasty(&layouts), 3 * 1024, 54);
     let policy = Policy { n_sink: 2, ..aged(&layouts, 16, 16) };
-    check_integers("integers", KvShape::new(1, 2, 48).with_value_head_dim(64), policy, 24 * 1024, 110);
+    check_integers("integers", KvShape::new(1, 2, 48).with_value_head_dim(64), policy, 48 * 1024, 110);
 }
 
 fn check_integers(name: &str, shape: KvShape, policy: Policy, bytes: usize, n_tokens: usize) {

@@ -186,9 +186,10 @@ impl<S: Storage> Cache<S> {
             let place = Place { layer, state, window_len, heads: heads.get(..n).unwrap_or(&[]) };
             if n_rows <= TILE {
                 let tiles = work.tiles.get_mut(..n).unwrap_or(&mut []);
-                self.attend_rows(arithmetic, &mut work.segment, &place, (n_tokens, 0), (q, n_rows), tiles, o);
+                let work = (arithmetic, &mut work.segment);
+                self.attend_rows(work, &place, (n_tokens, 0), (q, n_rows), tiles, o);
             } else {
-                self.attend_many(arithmetic, &mut work.segment, &place, n_tokens, q, o);
+                self.attend_many((arithmetic, &mut work.segment), &place, n_tokens, q, o);
             }
             (queries, out, head) = (q_rest, o_rest, head + n);
         }
@@ -198,8 +199,7 @@ impl<S: Storage> Cache<S> {
     /// Attends the many rows of one head, as many at a time as there are tiles for.
     fn attend_many<A: Arithmetic>(
         &self,
-        arithmetic: A,
-        work: &mut SegmentWork<A::Scale>,
+        (arithmetic, work): (A, &mut SegmentWork<A::Scale>),
         place: &Place<'_>,
         n_tokens: usize,
         queries: &[A::Query],
@@ -216,7 +216,7 @@ impl<S: Storage> Cache<S> {
             };
             let mut tiles = [const { Tile::EMPTY }; PREFILL_TILES];
             let tiles = tiles.get_mut(..n.div_ceil(TILE)).unwrap_or(&mut []);
-            self.attend_rows(arithmetic, work, place, (n_tokens, row), (q, TILE), tiles, o);
+            self.attend_rows((arithmetic, &mut *work), place, (n_tokens, row), (q, TILE), tiles, o);
             (queries, out, row) = (q_rest, o_rest, row + n);
         }
     }
@@ -225,8 +225,7 @@ impl<S: Storage> Cache<S> {
     /// checked.
     fn attend_rows<A: Arithmetic>(
         &self,
-        arithmetic: A,
-        work: &mut SegmentWork<A::Scale>,
+        (arithmetic, work): (A, &mut SegmentWork<A::Scale>),
         place: &Place<'_>,
         (n_tokens, first): (usize, usize),
         (queries, per_tile): (&[A::Query], usize),
