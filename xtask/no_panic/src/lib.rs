@@ -7,8 +7,8 @@
 use core::panic::PanicInfo;
 
 use kvq_codec::{
-    Backend, Error, Fixed, KvCache, KvShape, Layout, MAX_TIERS, MemoryReport, Policy, Rotation, Side, SnapshotInfo,
-    TierUse,
+    Backend, Error, Fixed, KvCache, KvShape, Layout, MAX_TIERS, MemoryReport, Policy, Rotation, Side,
+    SnapshotInfo, TierUse,
 };
 
 unsafe extern "C" {
