@@ -31,6 +31,8 @@ mod bytes;
 mod cache;
 mod crc;
 mod error;
+mod factor;
+mod fixed;
 mod kernel;
 mod math;
 mod pack;
@@ -45,6 +47,7 @@ pub use cache::{
     SnapshotInfo, Storage, TierUse, capacity_tokens, minimum_bytes, snapshot_bytes_max,
 };
 pub use error::{Error, Side};
+pub use fixed::Fixed;
 pub use kernel::Backend;
 pub use policy::{Budget, EdgeLayers, MAX_TIERS, Policy, Step, Tier, WhenFull};
 pub use rotate::Rotation;

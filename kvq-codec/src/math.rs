@@ -4,7 +4,7 @@
 //! float ([`exp2_8`]) and as an integer factor ([`scale_q`]).
 
 /// `2^(i/8)` in units of 2^-30, rounded.
-const MANTISSA_Q30: [u32; 8] = [
+pub(crate) const MANTISSA_Q30: [u32; 8] = [
     1_073_741_824,
     1_170_923_762,
     1_276_901_417,
@@ -16,7 +16,7 @@ const MANTISSA_Q30: [u32; 8] = [
 ];
 
 #[inline]
-fn mantissa(e: i32) -> u32 {
+pub(crate) fn mantissa(e: i32) -> u32 {
     MANTISSA_Q30[(e & 7) as usize]
 }
 

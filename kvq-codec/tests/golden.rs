@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Random, aged, backends};
-use kvq_codec::{Backend, KvCache, KvShape, Layout, Policy, WhenFull};
+use kvq_codec::{Backend, Fixed, KvCache, KvShape, Layout, Policy, WhenFull};
 use std::path::PathBuf;
 
 /// Inputs that are exact in every float arithmetic: multiples of 1/64 below 8.
@@ -96,6 +96,49 @@ fn narrow_heads_and_a_width_that_is_no_power_of_two() {
     let small = Policy { span_len: 16, ..policy };
     check("narrow-heads-small", KvShape::new(1, 2, 4), small, 1600, 66);
     check("narrow-heads", KvShape::new(1, 5, 8).with_value_head_dim(12), policy, 14 * 1024, 250);
+}
+
+/// Appended to and attended in integers alone: the buffer, and behind it what 40 queries gave.
+#[test]
+fn integers() {
+    let layouts = [Layout::Q8, Layout::S4, Layout::T3];
+    check_integers("integers-small", KvShape::new(1, 1, 4), hasty(&layouts), 3 * 1024, 54);
+    let policy = Policy { n_sink: 2, ..aged(&layouts, 16, 16) };
+    check_integers("integers", KvShape::new(1, 2, 48).with_value_head_dim(64), policy, 48 * 1024, 110);
+}
+
+fn check_integers(name: &str, shape: KvShape, policy: Policy, bytes: usize, n_tokens: usize) {
+    if is_skipped(name) {
+        return;
+    }
+    for backend in backends() {
+        let mut memory = vec![0; bytes];
+        let mut cache = KvCache::new(shape, policy, backend, &mut memory).unwrap();
+        let mut random = Random::new(2027);
+        let mut numbers =
+            |n: usize| -> Vec<i16> { (0..n).map(|_| (random.next() >> 40) as i16 >> 3).collect() };
+        let mut outputs = Vec::new();
+        for token in 0..n_tokens {
+            let mut keys = numbers(shape.n_kv_heads * shape.key_head_dim);
+            let mut values = numbers(shape.n_kv_heads * shape.value_head_dim);
+            let queries = numbers(2 * shape.n_kv_heads * shape.key_head_dim);
+            match token % 50 {
+                7 => keys.fill(0),
+                8 => values.fill(0),
+                9 => keys.iter_mut().chain(&mut values).for_each(|x| *x >>= 10),
+                10 => values[3] = i16::MIN,
+                _ => {}
+            }
+            cache.append_fixed(0, 1, Fixed::new(&keys, 10), Fixed::new(&values, 12)).unwrap();
+            if token + 40 >= n_tokens {
+                let mut out = vec![0; 2 * shape.n_kv_heads * shape.value_head_dim];
+                cache.attend_fixed(0, 1, Fixed::new(&queries, 11), &mut out, 20).unwrap();
+                outputs.extend(out.iter().flat_map(|v| v.to_le_bytes()));
+            }
+        }
+        memory.extend(outputs);
+        compare(name, backend, &memory);
+    }
 }
 
 /// Sinks, a recent window, and spans in scalar, trellis and 8-bit tiers, one of them partly filled; heads

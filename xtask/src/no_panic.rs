@@ -3,7 +3,8 @@
 //! `xtask/no_panic` exports every entry of the codec; its archive is built for each firmware target with link-time
 //! optimisation. From the exported symbols on, every section that a relocation names is followed. Nothing
 //! may lead to the panic handler, which calls a function that does not exist, nor to anything else that is
-//! undefined, nor to a float function of a C library.
+//! undefined, nor to a float function of a C library. The entries for cores without an FPU may not lead to the
+//! compiler's own float arithmetic either, which such a core would be given.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -23,6 +24,9 @@ const PROFILES: [&str; 2] = ["release", "small"];
 
 /// What exported entries begin with.
 const ENTRY: &str = "kvq_";
+
+/// What entries without float arithmetic begin with.
+const INTEGER_ENTRY: &str = "kvq_fixed_";
 
 /// What a compiler may call for itself: memory functions, and arithmetic that begins with two underscores.
 const RUNTIME: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
@@ -44,9 +48,30 @@ pub fn check(target: &str) -> Result<()> {
         run_tool(&mut build, INSTALL_CARGO)?;
         let path = target_dir().join(target).join(profile).join("libkvq_no_panic.a");
         let reached = check_archive(&path)?;
-        println!("{target}, {profile}: {reached} sections reached, no panic");
+        let in_integers = check_integers(&path, target.ends_with("eabi"))?;
+        println!(
+            "{target}, {profile}: {reached} sections reached, no panic; {in_integers} in integers, no float"
+        );
     }
     Ok(())
+}
+
+/// How many sections the entries without float arithmetic reach.
+///
+/// # Errors
+/// A float function that they reach, or that none is found from the other entries where there is no FPU: the check
+/// itself is then at fault.
+fn check_integers(path: &Path, has_no_fpu: bool) -> Result<usize> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let linked = Linked::read(&bytes)?;
+    let (reached, findings) = linked.follow(INTEGER_ENTRY, |name, _| is_float(name))?;
+    if !findings.is_empty() {
+        bail!("{}:\n  {}", path.display(), findings.join("\n  "));
+    }
+    if has_no_fpu && linked.follow(ENTRY, |name, _| is_float(name))?.1.is_empty() {
+        bail!("{}: no float function is known by its name", path.display());
+    }
+    Ok(reached)
 }
 
 /// How many sections the entries of an archive reach.
@@ -56,7 +81,7 @@ pub fn check(target: &str) -> Result<()> {
 pub fn check_archive(path: &Path) -> Result<usize> {
     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let linked = Linked::read(&bytes)?;
-    let (reached, findings) = linked.follow()?;
+    let (reached, findings) = linked.follow(ENTRY, is_forbidden)?;
     if !findings.is_empty() {
         bail!("{}:\n  {}", path.display(), findings.join("\n  "));
     }
@@ -103,11 +128,15 @@ impl<'a> Linked<'a> {
     }
 
     /// Follows every relocation from the entries on: how many sections that reaches, and what it must not.
-    fn follow(&self) -> Result<(usize, Vec<String>)> {
-        let entries = self.globals.iter().filter(|(name, _)| name.starts_with(ENTRY));
+    fn follow(
+        &self,
+        entry: &str,
+        is_forbidden: impl Fn(&str, Option<Place>) -> bool,
+    ) -> Result<(usize, Vec<String>)> {
+        let entries = self.globals.iter().filter(|(name, _)| name.starts_with(entry));
         let mut queue: Vec<Place> = entries.map(|(_, place)| *place).collect();
         if queue.is_empty() {
-            bail!("the archive exports nothing that begins with {ENTRY}");
+            bail!("the archive exports nothing that begins with {entry}");
         }
         queue.sort_by_key(|place| (place.0, place.1.0));
         let mut came_from: HashMap<Place, Option<Place>> = queue.iter().map(|place| (*place, None)).collect();
@@ -118,7 +147,7 @@ impl<'a> Linked<'a> {
             let member = &self.members[place.0];
             for (_, relocation) in member.section_by_index(place.1)?.relocations() {
                 let (name, target) = self.resolve(place.0, relocation.target())?;
-                if self.is_forbidden(&name, target) {
+                if is_forbidden(&name, target) {
                     if named.insert(name.clone()) {
                         findings.push(format!("{} → {name}", self.path(&came_from, place)?));
                     }
@@ -161,14 +190,6 @@ impl<'a> Linked<'a> {
         Ok(name.strip_prefix("unlikely.").unwrap_or(name).to_owned())
     }
 
-    fn is_forbidden(&self, name: &str, target: Option<Place>) -> bool {
-        let is_rust = name.starts_with("_ZN") || name.starts_with("_R");
-        let is_data = name.starts_with('.');
-        let is_runtime = RUNTIME.contains(&name) || name.starts_with("__");
-        let is_known = is_rust || is_data || is_runtime || name.starts_with(ENTRY);
-        target.is_none() || !is_known || name.contains("panicking")
-    }
-
     /// The functions from an entry to `place`.
     fn path(&self, came_from: &HashMap<Place, Option<Place>>, place: Place) -> Result<String> {
         let mut names = vec![self.name(place)?];
@@ -179,5 +200,42 @@ impl<'a> Linked<'a> {
         }
         names.reverse();
         Ok(names.join(" → "))
+    }
+}
+
+fn is_forbidden(name: &str, target: Option<Place>) -> bool {
+    let is_rust = name.starts_with("_ZN") || name.starts_with("_R");
+    let is_data = name.starts_with('.');
+    let is_runtime = RUNTIME.contains(&name) || name.starts_with("__");
+    let is_known = is_rust || is_data || is_runtime || name.starts_with(ENTRY);
+    target.is_none() || !is_known || name.contains("panicking")
+}
+
+/// Whether a function is one that compilers call for float arithmetic, by the names of the Arm run-time ABI
+/// (`__aeabi_fmul`, `__aeabi_ui2f`, `__aeabi_d2iz`) or of libgcc (`__mulsf3`, `__fixdfsi`).
+fn is_float(name: &str) -> bool {
+    let Some(name) = name.strip_prefix("__") else { return name.contains("compiler_builtins5float") };
+    match name.strip_prefix("aeabi_") {
+        Some(name) => name.starts_with(['f', 'd']) || name.ends_with("2f") || name.ends_with("2d"),
+        None => name.contains("sf") || name.contains("df"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_float;
+
+    #[test]
+    fn float_functions_are_told_from_others() {
+        for name in
+            ["__aeabi_fmul", "__aeabi_dcmplt", "__aeabi_ul2f", "__aeabi_f2iz", "__addsf3", "__floatsidf"]
+        {
+            assert!(is_float(name), "{name}");
+        }
+        for name in
+            ["__aeabi_lmul", "__aeabi_uldivmod", "__aeabi_memcpy4", "__clzsi2", "memset", "kvq_fixed_attend"]
+        {
+            assert!(!is_float(name), "{name}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use cortex_m::Peripherals;
 use cortex_m_rt::entry;
 use kvq_codec::block::dequantize_into;
 use kvq_codec::{
-    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, Rotation, Tier,
+    Backend, Budget, EdgeLayers, Error, Fixed, KvCache, KvShape, Layout, MAX_TIERS, Policy, Rotation, Tier,
     WhenFull, capacity_tokens, minimum_bytes,
 };
 use kvq_firmware::counter::Counter;
@@ -110,6 +110,58 @@ fn log_formulas() {
     }
 }
 
+/// Fraction bits of the fixed-point numbers: those of [`Random::exact`].
+const FRACTION_BITS: i8 = 6;
+
+/// What keys, values and queries are, and which calls take them.
+trait Arithmetic {
+    type Number: Copy + Default;
+    type Out: Copy + Default;
+
+    /// A multiple of 1/64.
+    fn number(x: f32) -> Self::Number;
+    fn append(cache: &mut KvCache<'_>, key: &[Self::Number], value: &[Self::Number]) -> Result<(), Error>;
+    fn attend(cache: &KvCache<'_>, query: &[Self::Number], out: &mut [Self::Out]) -> Result<(), Error>;
+}
+
+struct Floats;
+
+impl Arithmetic for Floats {
+    type Number = f32;
+    type Out = f32;
+
+    fn number(x: f32) -> f32 {
+        x
+    }
+
+    fn append(cache: &mut KvCache<'_>, key: &[f32], value: &[f32]) -> Result<(), Error> {
+        cache.append(0, 1, key, value)
+    }
+
+    fn attend(cache: &KvCache<'_>, query: &[f32], out: &mut [f32]) -> Result<(), Error> {
+        cache.attend(0, 1, query, out)
+    }
+}
+
+struct Integers;
+
+impl Arithmetic for Integers {
+    type Number = i16;
+    type Out = i32;
+
+    fn number(x: f32) -> i16 {
+        (x * f32::from(1i16 << FRACTION_BITS)) as i16
+    }
+
+    fn append(cache: &mut KvCache<'_>, key: &[i16], value: &[i16]) -> Result<(), Error> {
+        cache.append_fixed(0, 1, Fixed::new(key, FRACTION_BITS), Fixed::new(value, FRACTION_BITS))
+    }
+
+    fn attend(cache: &KvCache<'_>, query: &[i16], out: &mut [i32]) -> Result<(), Error> {
+        cache.attend_fixed(0, 1, Fixed::new(query, FRACTION_BITS), out, FRACTION_BITS)
+    }
+}
+
 /// Instructions of attention over a cache, and of the calls that filled it.
 #[derive(Clone, Copy, Default)]
 struct Costs {
@@ -136,6 +188,52 @@ impl Bench<'_> {
             self.log_costs(layout)?;
             self.log_dequantize(layout)?;
         }
+        for layout in [Layout::Q8, Layout::S4, Layout::T4] {
+            self.log_integers(layout)?;
+        }
+        Ok(())
+    }
+
+    /// The same calls in integers alone, per value, and how many times as many instructions floats take.
+    fn log_integers(&mut self, layout: Layout) -> Result<(), Error> {
+        let floats = self.costs::<Floats>(layout, NARROW, NARROW)?;
+        let integers = self.costs::<Integers>(layout, NARROW, NARROW)?;
+        let append = |costs: Costs| hundredths(costs.append, 2 * NARROW);
+        // What packs a span is done once in so many tokens, all of which it packs.
+        let encode = |costs: Costs| {
+            let pack = costs.append_packing.saturating_sub(costs.append);
+            append(costs) + hundredths(pack, SPAN_LEN * 2 * NARROW)
+        };
+        let attend = |costs: Costs| hundredths(costs.attend_more, MORE_TOKENS * NARROW);
+        let both =
+            |cost: &dyn Fn(Costs) -> u32| (cost(integers), hundredths(cost(floats), cost(integers) as usize));
+        let (append, append_ratio) = both(&append);
+        let (encode, encode_ratio) = both(&encode);
+        let (attend, attend_ratio) = both(&attend);
+        defmt::info!(
+            "{=str} in integers: instructions per value: append ~{=u32}.{=u32:02}, in floats ~{=u32}.{=u32:02} times as many",
+            layout.name(),
+            append / 100,
+            append % 100,
+            append_ratio / 100,
+            append_ratio % 100
+        );
+        defmt::info!(
+            "{=str} in integers: instructions per value: append and packing ~{=u32}.{=u32:02}, in floats ~{=u32}.{=u32:02} times as many",
+            layout.name(),
+            encode / 100,
+            encode % 100,
+            encode_ratio / 100,
+            encode_ratio % 100
+        );
+        defmt::info!(
+            "{=str} in integers: instructions per value: score, accumulate and softmax ~{=u32}.{=u32:02} per pair, in floats ~{=u32}.{=u32:02} times as many",
+            layout.name(),
+            attend / 100,
+            attend % 100,
+            attend_ratio / 100,
+            attend_ratio % 100
+        );
         Ok(())
     }
 
@@ -185,9 +283,9 @@ impl Bench<'_> {
 
     /// Costs per value of one layout; keys and values are told apart by making one of them wider.
     fn log_costs(&mut self, layout: Layout) -> Result<(), Error> {
-        let base = self.costs(layout, NARROW, NARROW)?;
-        let keys = self.costs(layout, WIDE, NARROW)?;
-        let values = self.costs(layout, NARROW, WIDE)?;
+        let base = self.costs::<Floats>(layout, NARROW, NARROW)?;
+        let keys = self.costs::<Floats>(layout, WIDE, NARROW)?;
+        let values = self.costs::<Floats>(layout, NARROW, WIDE)?;
         let extra = MORE_TOKENS * (WIDE - NARROW);
         let score = hundredths(keys.attend_more.saturating_sub(base.attend_more), extra);
         let sum = hundredths(values.attend_more.saturating_sub(base.attend_more), extra);
@@ -222,29 +320,36 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn costs(&mut self, layout: Layout, key_dim: usize, value_dim: usize) -> Result<Costs, Error> {
+    /// Not inlined, for a Cortex-M0 has no room for its arrays in two frames.
+    #[inline(never)]
+    fn costs<A: Arithmetic>(
+        &mut self,
+        layout: Layout,
+        key_dim: usize,
+        value_dim: usize,
+    ) -> Result<Costs, Error> {
         let shape = KvShape::new(1, 1, key_dim).with_value_head_dim(value_dim);
         self.buffer.fill(0);
         let mut cache = KvCache::new(shape, uniform(layout), self.backend, &mut self.buffer[..])?;
         let mut random = Random::new(7);
-        let (mut key, mut value, mut out) = ([0.0f32; WIDE], [0.0f32; WIDE], [0.0f32; WIDE]);
-        let query = [0.5f32; WIDE];
+        let (mut key, mut value) = ([A::Number::default(); WIDE], [A::Number::default(); WIDE]);
+        let (query, mut out) = ([A::number(0.5); WIDE], [A::Out::default(); WIDE]);
         let mut costs = Costs::default();
         for token in 0..SHORT + MORE_TOKENS {
-            key.fill_with(|| random.exact() - 2.0);
-            value.fill_with(|| random.exact() - 4.0);
+            key.fill_with(|| A::number(random.exact() - 2.0));
+            value.fill_with(|| A::number(random.exact() - 4.0));
             let packs = !cache.is_empty() && cache.len().is_multiple_of(SPAN_LEN);
             let mut outcome = Ok(());
             let n = self
                 .counter
-                .instructions(|| outcome = cache.append(0, 1, &key[..key_dim], &value[..value_dim]));
+                .instructions(|| outcome = A::append(&mut cache, &key[..key_dim], &value[..value_dim]));
             outcome?;
             *(if packs { &mut costs.append_packing } else { &mut costs.append }) = n;
             let len = token + 1;
             if len == SHORT || len == SHORT + MORE_TOKENS {
                 let n = self
                     .counter
-                    .instructions(|| outcome = cache.attend(0, 1, &query[..key_dim], &mut out[..value_dim]));
+                    .instructions(|| outcome = A::attend(&cache, &query[..key_dim], &mut out[..value_dim]));
                 outcome?;
                 if len == SHORT {
                     costs.attend = n;

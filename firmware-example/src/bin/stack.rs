@@ -8,8 +8,8 @@
 
 use cortex_m_rt::entry;
 use kvq_codec::{
-    Backend, Budget, EdgeLayers, Error, KvCache, KvShape, Layout, MAX_TIERS, Policy, SNAPSHOT_OVERHEAD_BYTES,
-    Side, Step, Tier, WhenFull, minimum_bytes,
+    Backend, Budget, EdgeLayers, Error, Fixed, KvCache, KvShape, Layout, MAX_TIERS, Policy,
+    SNAPSHOT_OVERHEAD_BYTES, Side, Step, Tier, WhenFull, minimum_bytes,
 };
 use kvq_firmware::{board, exit, stack};
 use kvq_replay::Random;
@@ -22,6 +22,8 @@ const BOUNDS: Depths = Depths {
     append_many: 7400,
     attend: 8800,
     attend_many: 8800,
+    append_fixed: 7400,
+    attend_fixed: 8800,
     trim: 640,
     clear: 160,
     snapshot_into: 1050,
@@ -117,6 +119,8 @@ struct Depths {
     append_many: usize,
     attend: usize,
     attend_many: usize,
+    append_fixed: usize,
+    attend_fixed: usize,
     trim: usize,
     clear: usize,
     snapshot_into: usize,
@@ -132,13 +136,15 @@ fn deepen<T>(depth: &mut usize, body: impl FnOnce() -> Result<T, Error>) -> Resu
 }
 
 impl Depths {
-    fn table(&self) -> [(&'static str, usize); 10] {
+    fn table(&self) -> [(&'static str, usize); 12] {
         [
             ("new", self.new),
             ("append, one token", self.append),
             ("append, many", self.append_many),
             ("attend, one token", self.attend),
             ("attend, many", self.attend_many),
+            ("append_fixed", self.append_fixed),
+            ("attend_fixed", self.attend_fixed),
             ("trim", self.trim),
             ("clear", self.clear),
             ("snapshot_into", self.snapshot_into),
@@ -160,6 +166,7 @@ impl Depths {
         let (mut key, mut value, mut out) = ([0.0f32; HEAD_DIM], [0.0f32; HEAD_DIM], [0.0f32; HEAD_DIM]);
         let (mut many, mut many_out) = ([0.0f32; MANY * HEAD_DIM], [0.0f32; MANY * HEAD_DIM]);
         many.fill_with(|| random.exact() - 2.0);
+        let many_fixed = many.map(|x| (x * 64.0) as i16);
         for token in 1..=N_TOKENS {
             key.fill_with(|| random.exact() - 2.0);
             value.fill_with(|| random.exact() - 4.0);
@@ -169,7 +176,11 @@ impl Depths {
                 let n = deepen(&mut self.snapshot_into, || cache.snapshot_into(snapshot))?;
                 deepen(&mut self.restore, || other.restore(snapshot.get(..n).unwrap_or(&[])))?;
                 deepen(&mut self.fork_into, || cache.fork_into(&mut other))?;
+                let mut fixed_out = [0i32; MANY * HEAD_DIM];
+                let fixed = Fixed::new(&many_fixed[..], 6);
                 for _ in 0..4 {
+                    deepen(&mut self.append_fixed, || other.append_fixed(0, MANY, fixed, fixed))?;
+                    deepen(&mut self.attend_fixed, || other.attend_fixed(0, MANY, fixed, &mut fixed_out, 6))?;
                     deepen(&mut self.append_many, || other.append(0, MANY, &many, &many))?;
                     deepen(&mut self.attend_many, || other.attend(0, MANY, &many, &mut many_out))?;
                 }

@@ -4,8 +4,10 @@ use super::Cache;
 use super::layer::{LayerState, SpanHead};
 use super::side_plan::SidePlan;
 use super::storage::{self, Storage};
+use super::vectors::{Heads, Vectors};
 use crate::bytes::{get_u32, put, put_i16, put_u32};
 use crate::error::{Error, Side, figure};
+use crate::fixed::{Fixed, check_fraction_bits};
 use crate::policy::{Budget, WhenFull};
 use crate::quantize::row::MAX_ROW;
 
@@ -31,15 +33,61 @@ impl<S: Storage> Cache<S> {
         keys: &[f32],
         values: &[f32],
     ) -> Result<(), Error> {
-        self.check_layer(layer)?;
-        let state = self.layer(layer);
-        check_length("keys", keys.len(), n_tokens.saturating_mul(self.plan.key.row_bytes()))?;
-        check_length("values", values.len(), n_tokens.saturating_mul(self.plan.value.row_bytes()))?;
+        let state = self.check_lengths(layer, n_tokens, keys.len(), values.len())?;
         self.check_finite(Side::Key, keys, n_tokens, state.len)?;
         self.check_finite(Side::Value, values, n_tokens, state.len)?;
-        self.check_room(layer, &state, n_tokens)?;
+        self.append_all(layer, n_tokens, [&keys, &values])
+    }
+
+    /// As [`append`](Self::append), from fixed-point numbers and without a float operation: for cores without an FPU.
+    ///
+    /// The bytes are those of the same format, so that [`append`](Self::append) and [`attend`](Self::attend) go with
+    /// them; a code may differ from that of the same numbers as floats by one (`docs/NUMERICS.md`).
+    ///
+    /// Shapes: as in [`append`](Self::append). Units: as [`Fixed`] says, of its own for keys and values. Numbers may be
+    /// `i16` or whatever fits it, as `i8` does: only 8 bits of the rotated ones are kept.
+    ///
+    /// # Errors
+    /// [`Error::Layer`], [`Error::Length`], [`Error::FractionBits`], [`Error::Full`] or [`Error::Grow`]; the cache is
+    /// as before.
+    ///
+    /// # Examples
+    /// See [`attend_fixed`](Self::attend_fixed).
+    pub fn append_fixed<K, V>(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        keys: Fixed<'_, K>,
+        values: Fixed<'_, V>,
+    ) -> Result<(), Error>
+    where
+        K: Copy + Into<i16>,
+        V: Copy + Into<i16>,
+    {
+        self.check_lengths(layer, n_tokens, keys.numbers.len(), values.numbers.len())?;
+        check_fraction_bits(keys.fraction_bits)?;
+        check_fraction_bits(values.fraction_bits)?;
+        self.append_all(layer, n_tokens, [&keys, &values])
+    }
+
+    fn check_lengths(
+        &self,
+        layer: usize,
+        n_tokens: usize,
+        n_keys: usize,
+        n_values: usize,
+    ) -> Result<LayerState, Error> {
+        self.check_layer(layer)?;
+        check_length("keys", n_keys, n_tokens.saturating_mul(self.plan.key.row_bytes()))?;
+        check_length("values", n_values, n_tokens.saturating_mul(self.plan.value.row_bytes()))?;
+        Ok(self.layer(layer))
+    }
+
+    /// Appends what was checked, all tokens of it or, where there is no room, none.
+    fn append_all(&mut self, layer: usize, n_tokens: usize, sides: [&dyn Vectors; 2]) -> Result<(), Error> {
+        self.check_room(layer, &self.layer(layer), n_tokens)?;
         for token in 0..n_tokens {
-            self.append_one(layer, keys, values, token, n_tokens)?;
+            self.append_one(layer, sides, token, n_tokens)?;
         }
         Ok(())
     }
@@ -123,8 +171,7 @@ impl<S: Storage> Cache<S> {
     fn append_one(
         &mut self,
         layer: usize,
-        keys: &[f32],
-        values: &[f32],
+        [keys, values]: [&dyn Vectors; 2],
         token: usize,
         n_tokens: usize,
     ) -> Result<(), Error> {
@@ -169,38 +216,27 @@ impl<S: Storage> Cache<S> {
         Error::Grow { needed: figure(got.saturating_add(more)), got: figure(got) }
     }
 
-    /// The 8-bit rows of one token, block by block: rotates, encodes and hands each to `put`.
+    /// The 8-bit rows of one token, block by block: has each encoded and hands it to `put`.
     #[inline(never)]
     fn encode_token(
         &mut self,
         side: Side,
-        (x, token, n_tokens): (&[f32], usize, usize),
+        (x, token, n_tokens): (&dyn Vectors, usize, usize),
         put_block: PutBlock<'_, S>,
     ) {
         let plan = *self.plan.side(side);
         let rotation = if side == Side::Key { self.key_rotation() } else { self.value_rotation() };
         for block in 0..plan.n_blocks {
-            let n_values = plan.block_values(block);
-            let mut row = [0.0f32; MAX_ROW];
-            let row = row.get_mut(..n_values).unwrap_or(&mut []);
-            let heads = row.chunks_exact_mut(plan.head_dim.max(1));
-            for (head, vector) in (block * plan.heads_per_block..).zip(heads) {
-                let from = (head * n_tokens + token) * plan.head_dim;
-                if let Some(source) = x.get(from..).and_then(|x| x.get(..plan.head_dim)) {
-                    for (to, from) in vector.iter_mut().zip(source) {
-                        *to = *from;
-                    }
-                }
-                self.backend.rotate(rotation, vector);
-            }
             let mut codes = [0u8; MAX_ROW];
-            let codes = codes.get_mut(..n_values).unwrap_or(&mut []);
-            let exponent = self.backend.encode_precise(row, codes);
+            let codes = codes.get_mut(..plan.block_values(block)).unwrap_or(&mut []);
+            let first = (block * plan.heads_per_block * n_tokens + token) * plan.head_dim;
+            let heads = Heads { first, step: n_tokens * plan.head_dim, rotation };
+            let exponent = x.encode(self.backend, &heads, codes);
             put_block(self, &plan, block, exponent, codes);
         }
     }
 
-    fn put_sink(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
+    fn put_sink(&mut self, layer: usize, side: Side, at: usize, input: (&dyn Vectors, usize, usize)) {
         self.encode_token(side, input, &mut |cache, side, block, exponent, codes| {
             let bytes = storage::layer_mut(&cache.plan, cache.storage.bytes_mut(), layer);
             put_i16(bytes, side.sink_exponents + 2 * (at * side.n_blocks + block), exponent);
@@ -208,7 +244,7 @@ impl<S: Storage> Cache<S> {
         });
     }
 
-    fn put_hot(&mut self, layer: usize, side: Side, at: usize, input: (&[f32], usize, usize)) {
+    fn put_hot(&mut self, layer: usize, side: Side, at: usize, input: (&dyn Vectors, usize, usize)) {
         self.encode_token(side, input, &mut |cache, side, block, exponent, codes| {
             let plan = cache.plan;
             let (unit, place) = side.split_token(8, at);

@@ -1,6 +1,7 @@
 //! The cache: sinks, recent window and packed spans of every layer, in one buffer.
 
 mod append;
+mod arithmetic;
 mod attend;
 mod demote;
 mod dequantize;
@@ -16,6 +17,8 @@ mod storage;
 mod take_over;
 mod tile;
 mod trim;
+mod vectors;
+mod walk;
 
 pub use plan::{COMPRESSION_FROM_TOKENS, capacity_tokens, minimum_bytes};
 pub use report::{MemoryReport, TierUse};

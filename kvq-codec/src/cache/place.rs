@@ -1,5 +1,6 @@
 //! What attention walks over: heads of a layer, and stretches of their tokens.
 
+use super::arithmetic::Arithmetic;
 use super::layer::LayerState;
 use super::plan::Plan;
 use super::side_plan::SidePlan;
@@ -8,7 +9,7 @@ use crate::block::{Layout, Rows};
 use crate::kernel::HeadRow;
 
 /// A stretch of tokens with one layout per side.
-pub(super) struct Segment<'a> {
+pub(super) struct Segment<'a, A: Arithmetic> {
     /// Position of the first token.
     pub start: usize,
     /// Tokens, at most [`SEGMENT`].
@@ -16,7 +17,7 @@ pub(super) struct Segment<'a> {
     pub key: Part<'a>,
     pub value: Part<'a>,
     /// The center of the keys and its scale.
-    pub center: Option<(Rows<'a>, f32)>,
+    pub center: Option<(Rows<'a>, A::Scale)>,
     /// The span and the head that come next, whose keys are to be fetched meanwhile.
     pub next: Option<(u32, HeadPlace<'a>)>,
 }
@@ -39,11 +40,11 @@ pub(super) struct Place<'a> {
 
 impl<'a> Place<'a> {
     /// Calls `f` for each head with its place, its tiles and its rows of `out`.
-    pub fn for_each_head(
+    pub fn for_each_head<A: Arithmetic>(
         &self,
-        tiles: &mut [Tile],
-        out: &mut [f32],
-        mut f: impl FnMut(usize, &Head<'a>, &mut [Tile], &mut [f32]),
+        tiles: &mut [Tile<A>],
+        out: &mut [A::Out],
+        mut f: impl FnMut(usize, &Head<'a>, &mut [Tile<A>], &mut [A::Out]),
     ) {
         let share = |len: usize| len.checked_div(self.heads.len()).unwrap_or(0).max(1);
         let (n_tiles, n_out) = (share(tiles.len()), share(out.len()));

@@ -1,37 +1,34 @@
 //! What attention keeps while its query rows go over a layer, and what it writes on the way.
 
-use crate::kernel::{FoldState, Levels, Queries, SEGMENT, Scores, Sums, TILE, Weights};
+use super::arithmetic::Arithmetic;
+use crate::kernel::{Levels, Queries, SEGMENT, Scores, Sums, TILE, Weights};
 use crate::shape::MAX_HEAD_DIM;
 
 /// KV heads that share one walk over the spans in a decode step, one tile each, where a stack has room.
 pub(super) const DECODE_TILES: usize = if cfg!(target_pointer_width = "64") { 4 } else { 1 };
 
 /// Query rows that are scored together.
-pub(super) struct Tile {
+pub(super) struct Tile<A: Arithmetic> {
     pub queries: Queries,
-    pub lines: [Line; TILE],
+    pub lines: [Line<A::Row>; TILE],
 }
 
 /// What belongs to one query row.
-pub(super) struct Line {
-    /// The scale of its 8-bit query over the root of the key head size.
-    pub factor: f32,
-    pub state: FoldState,
+pub(super) struct Line<R> {
+    /// The scale of its query and its running softmax.
+    pub row: R,
     /// The row sees positions `from..to`.
     pub from: usize,
     pub to: usize,
 }
 
-impl Tile {
+impl<A: Arithmetic> Tile<A> {
     /// Nothing but zeros, which take no room in flash; `attend` starts every line before it is used.
-    pub const EMPTY: Self = Self {
-        queries: Queries::EMPTY,
-        lines: [const { Line { factor: 0.0, state: FoldState { max: 0.0, sum: 0.0 }, from: 0, to: 0 } };
-            TILE],
-    };
+    pub const EMPTY: Self =
+        Self { queries: Queries::EMPTY, lines: [const { Line { row: A::NO_ROW, from: 0, to: 0 } }; TILE] };
 
     /// The rows in use.
-    pub fn lines(&self) -> impl Iterator<Item = &Line> {
+    pub fn lines(&self) -> impl Iterator<Item = &Line<A::Row>> {
         self.lines.iter().take(self.queries.n)
     }
 
@@ -42,16 +39,16 @@ impl Tile {
 }
 
 /// What one call needs; shared by its heads, since it takes as long to clear as to attend over a few tokens.
-pub(super) struct Work {
+pub(super) struct Work<A: Arithmetic> {
     /// The query rows of a decode step, which fit one tile for each head.
-    pub tiles: [Tile; DECODE_TILES],
-    pub segment: SegmentWork,
+    pub tiles: [Tile<A>; DECODE_TILES],
+    pub segment: SegmentWork<A::Scale>,
 }
 
 /// A segment's scales, levels, scores, weights and sums, written anew for each.
-pub(super) struct SegmentWork {
-    pub key_scales: [f32; SEGMENT],
-    pub value_scales: [f32; SEGMENT],
+pub(super) struct SegmentWork<S> {
+    pub key_scales: [S; SEGMENT],
+    pub value_scales: [S; SEGMENT],
     pub scores: Scores,
     pub center_scores: Scores,
     pub weights: Weights,
@@ -61,14 +58,14 @@ pub(super) struct SegmentWork {
     pub center_levels: Levels,
 }
 
-impl Work {
+impl<A: Arithmetic> Work<A> {
     #[inline]
     pub fn new() -> Self {
         Self {
             tiles: [const { Tile::EMPTY }; DECODE_TILES],
             segment: SegmentWork {
-                key_scales: [0.0; SEGMENT],
-                value_scales: [0.0; SEGMENT],
+                key_scales: [A::NO_SCALE; SEGMENT],
+                value_scales: [A::NO_SCALE; SEGMENT],
                 scores: [[0; SEGMENT]; TILE],
                 center_scores: [[0; SEGMENT]; TILE],
                 weights: [[0; SEGMENT]; TILE],
@@ -81,7 +78,7 @@ impl Work {
     }
 }
 
-impl SegmentWork {
+impl<S> SegmentWork<S> {
     /// Has the kernels unpack the next segment's levels anew.
     pub fn forget_levels(&mut self) {
         self.key_levels.forget();

@@ -75,6 +75,11 @@ pub enum Error {
         /// Position in the sequence.
         pos: u32,
     },
+    /// Fraction bits of fixed-point numbers that are not in -64..=64: see [`Fixed`](crate::Fixed).
+    FractionBits {
+        /// What they are.
+        got: i8,
+    },
     /// The cache holds all the tokens that its bytes can hold: see `capacity_tokens`.
     Full {
         /// Tokens after the call, had it succeeded.
@@ -192,6 +197,9 @@ impl fmt::Display for Error {
                     Side::Value => "value",
                 }
             ),
+            Self::FractionBits { got } => {
+                write!(f, "{got} fraction bits: fixed-point numbers have -64 to 64 (Fixed)")
+            }
             Self::Full { needed, capacity } => {
                 write!(f, "{needed} tokens do not fit: capacity is {capacity} (capacity_tokens)")
             }

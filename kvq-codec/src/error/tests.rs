@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::{
-    Backend, Cache, KvCache, KvShape, Layout, Policy, SnapshotInfo, Step, Storage, Tier, WhenFull,
+    Backend, Cache, Fixed, KvCache, KvShape, Layout, Policy, SnapshotInfo, Step, Storage, Tier, WhenFull,
     capacity_tokens, minimum_bytes, snapshot_bytes_max,
 };
 use std::collections::BTreeSet;
@@ -34,6 +34,7 @@ variants!(
     KvHead,
     QueryHeads,
     NotFinite,
+    FractionBits,
     Full,
     Grow,
     PastEnd,
@@ -156,6 +157,12 @@ fn produced() -> Vec<(Error, &'static [&'static str])> {
     expect(cache.append(1, 1, &bad, &[0.0; ROW]), &["key of head 1", "position 3", "Cache::append"]);
     bad[5] = 1.3e30;
     expect(cache.append(1, 1, &[0.0; ROW], &bad), &["value of head 1", "2^100", "Cache::append"]);
+    let (row, mut fixed_out) = ([1i16; ROW], [0; ROW]);
+    let fixed = |fraction_bits| Fixed::new(&row[..], fraction_bits);
+    expect(cache.append_fixed(0, 1, fixed(65), fixed(0)), &["-64 to 64", "Fixed"]);
+    expect(cache.append_fixed(0, 1, fixed(0), fixed(-128)), &["Fixed"]);
+    expect(cache.attend_fixed(0, 1, fixed(-65), &mut fixed_out, 0), &["Fixed"]);
+    expect(cache.attend_fixed(0, 1, fixed(0), &mut fixed_out, 127), &["Fixed"]);
     expect(cache.attend(0, 4, &[0.0; 4 * ROW], &mut [0.0; 4 * ROW]), &["Cache::len"]);
     expect(cache.attend_head(0, 0, 0, 0, &[0.0; 4], &mut out[..4]), &["Cache::len"]);
     expect(cache.trim(4), &["Cache::len"]);
@@ -219,6 +226,7 @@ fn figures(error: &Error) -> Vec<String> {
         Error::KvHead { n_kv_heads, got } => vec![n_kv_heads.to_string(), got.to_string()],
         Error::QueryHeads { multiple_of, got } => vec![multiple_of.to_string(), got.to_string()],
         Error::NotFinite { head, pos, .. } => vec![head.to_string(), pos.to_string()],
+        Error::FractionBits { got } => vec![got.to_string()],
         Error::Full { needed, capacity } => vec![needed.to_string(), capacity.to_string()],
         Error::PastEnd { len, got } => vec![len.to_string(), got.to_string()],
         Error::SnapshotBuffer { needed, got }

@@ -8,6 +8,7 @@
 mod aarch64;
 #[cfg(any(target_arch = "arm", test))]
 mod arm;
+pub(crate) mod fixed;
 mod fold;
 mod levels;
 mod query;

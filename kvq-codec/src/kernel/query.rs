@@ -4,6 +4,7 @@ use super::TILE;
 #[cfg(any(target_arch = "arm", test))]
 use super::arm::QueryPairs;
 use crate::math::{larger, round_to_i32};
+use crate::quantize::fixed::encode_query;
 use crate::shape::MAX_HEAD_DIM;
 
 /// A unit of a 16-bit query in units of the 8-bit one.
@@ -47,6 +48,15 @@ impl Queries {
         #[cfg(any(target_arch = "arm", test))]
         self.pairs.set(i, codes, query.len());
         peak / 127.0
+    }
+
+    /// Codes of a rotated query of integers as row `i`: see [`encode_query`].
+    pub fn set_fixed(&mut self, i: usize, query: &[i32]) -> Option<(u32, i32)> {
+        let (codes, wide) = (self.rows.get_mut(i)?, self.wide_rows.get_mut(i)?);
+        let unit = encode_query(query, codes, wide)?;
+        #[cfg(any(target_arch = "arm", test))]
+        self.pairs.set(i, codes, query.len());
+        Some(unit)
     }
 
     /// Pairs up rows of `head_dim` codes that were written by hand.

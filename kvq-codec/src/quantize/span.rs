@@ -8,7 +8,7 @@ use super::precise::ZERO;
 use super::row::MAX_ROW;
 use crate::block::Layout;
 use crate::kernel::Backend;
-use crate::math::{round_shift, scale_q};
+use crate::math::{mantissa, round_shift, scale_q};
 
 /// Fractional bits of the integers in which a span's keys are summed, relative to its largest exponent.
 ///
@@ -54,24 +54,33 @@ impl Center {
         Self { sum: [0; MAX_ROW], reference: i32::from(base) - BASE_MARGIN }
     }
 
-    /// `code × 2^((e - reference)/8)` in fixed point.
-    #[inline]
-    fn fixed(&self, code: u8, e: i16) -> i32 {
+    /// `code × 2^((e - reference)/8)` in fixed point, for a row.
+    #[inline(always)]
+    fn fixed_into(&self, codes: &[u8], e: i16, out: &mut [i32; MAX_ROW]) {
         if e == ZERO {
-            0
+            return out.fill(0);
+        }
+        let e = i32::from(e) - self.reference + 8 * FRACTION;
+        // Where the shift of `scale_q` is at most 32, codes are brought to one of 32: the upper word of a product.
+        let up = 2 + (e >> 3);
+        if (0..=2 + FRACTION).contains(&up) {
+            let m = i64::from(mantissa(e));
+            for (out, &code) in out.iter_mut().zip(codes) {
+                let product = i64::from(i32::from(code as i8) << up) * m;
+                *out = ((product + (1 << 31)) >> 32) as i32;
+            }
         } else {
-            scale_q(i32::from(code as i8), i32::from(e) - self.reference + 8 * FRACTION)
+            for (out, &code) in out.iter_mut().zip(codes) {
+                *out = scale_q(i32::from(code as i8), e);
+            }
         }
     }
 
     /// Adds one 8-bit row.
     pub(crate) fn add(&mut self, codes: &[u8], e: i16) {
-        let reference = &*self;
         let mut step = [0i32; MAX_ROW];
-        for (s, &code) in step.iter_mut().zip(codes) {
-            *s = reference.fixed(code, e);
-        }
-        for (sum, s) in self.sum.iter_mut().zip(step) {
+        self.fixed_into(codes, e, &mut step);
+        for (sum, s) in self.sum.iter_mut().zip(step).take(codes.len()) {
             *sum = sum.wrapping_add(s);
         }
     }
@@ -104,8 +113,9 @@ impl Center {
     ) -> Option<i32> {
         let n_values = codes.len();
         let mut residual = [0i32; MAX_ROW];
-        for ((r, &code), center) in residual.iter_mut().zip(row_codes).zip(&self.sum) {
-            *r = self.fixed(code, e) - center;
+        self.fixed_into(row_codes, e, &mut residual);
+        for (r, center) in residual.iter_mut().zip(&self.sum).take(n_values) {
+            *r -= center;
         }
         let mut row = [0i16; MAX_ROW];
         let row = row.get_mut(..n_values).unwrap_or(&mut []);
@@ -159,6 +169,21 @@ fn normalise(values: &[i32], row: &mut [i16]) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn rows_of_every_exponent_are_brought_to_the_same_fixed_point() {
+        let codes: Vec<u8> = (-127..=127i8).map(|c| c as u8).collect();
+        let center = Center::new(300);
+        for e in (-120..=300 - BASE_MARGIN as i16).chain([ZERO]) {
+            let mut out = [7; MAX_ROW];
+            center.fixed_into(&codes, e, &mut out);
+            for (out, code) in out.iter().zip(-127..=127) {
+                let expected = scale_q(code, i32::from(e) - center.reference + 8 * FRACTION);
+                assert_eq!(*out, if e == ZERO { 0 } else { expected }, "{code} {e}");
+            }
+        }
+    }
 
     #[test]
     fn rows_are_normalised_to_fifteen_bits() {

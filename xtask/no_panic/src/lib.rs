@@ -7,8 +7,8 @@
 use core::panic::PanicInfo;
 
 use kvq_codec::{
-    Backend, Error, KvCache, KvShape, Layout, MAX_TIERS, MemoryReport, Policy, Rotation, Side, SnapshotInfo,
-    TierUse,
+    Backend, Error, Fixed, KvCache, KvShape, Layout, MAX_TIERS, MemoryReport, Policy, Rotation, Side,
+    SnapshotInfo, TierUse,
 };
 
 unsafe extern "C" {
@@ -79,6 +79,42 @@ pub fn kvq_attend_head(
     out: &mut [f32],
 ) -> Result<(), Error> {
     cache.attend_head(layer, kv_head, n_tokens, window_len, queries, out)
+}
+
+/// `Cache::append_fixed`; what begins with `kvq_fixed_` may call no float function either.
+#[unsafe(no_mangle)]
+pub fn kvq_fixed_append(
+    cache: &mut KvCache<'_>,
+    layer: usize,
+    n_tokens: usize,
+    keys: Fixed<'_, i16>,
+    values: Fixed<'_, i16>,
+) -> Result<(), Error> {
+    cache.append_fixed(layer, n_tokens, keys, values)
+}
+
+/// `Cache::append_fixed` of 8-bit numbers.
+#[unsafe(no_mangle)]
+pub fn kvq_fixed_append_narrow(
+    cache: &mut KvCache<'_>,
+    layer: usize,
+    keys: Fixed<'_, i8>,
+    values: Fixed<'_, i8>,
+) -> Result<(), Error> {
+    cache.append_fixed(layer, 1, keys, values)
+}
+
+/// `Cache::attend_fixed`.
+#[unsafe(no_mangle)]
+pub fn kvq_fixed_attend(
+    cache: &KvCache<'_>,
+    layer: usize,
+    n_tokens: usize,
+    queries: Fixed<'_, i16>,
+    out: &mut [i32],
+    out_fraction_bits: i8,
+) -> Result<(), Error> {
+    cache.attend_fixed(layer, n_tokens, queries, out, out_fraction_bits)
 }
 
 /// `Cache::trim`.

@@ -1,0 +1,275 @@
+//! One pass over what a layer holds: the sinks, each span, the recent window, segment by segment.
+
+use super::Cache;
+use super::arithmetic::{Arithmetic, Scored};
+use super::layer::SpanHead;
+use super::place::{Head, HeadPlace, Part, Place, Segment};
+use super::storage::{self, NONE, Storage};
+use super::tile::{SegmentWork, Tile};
+use crate::block::{Layout, Rows};
+use crate::bytes::{get_i16, slice};
+use crate::error::Side;
+use crate::kernel::{SEGMENT, TILE};
+use crate::pack::plane_row_bytes;
+
+impl<S: Storage> Cache<S> {
+    /// Takes the rows of some tiles over everything that the layer holds.
+    pub(super) fn walk<A: Arithmetic>(
+        &self,
+        work: &mut SegmentWork<A::Scale>,
+        place: &Place<'_>,
+        tiles: &mut [Tile<A>],
+        out: &mut [A::Out],
+    ) {
+        let Place { state, heads, .. } = place;
+        let mut at = state.head;
+        if let Some(head) = heads.first() {
+            self.prefetch_keys(at, &head.key);
+        }
+        place.for_each_head(tiles, out, |_, head, tiles, out| {
+            self.attend_sinks(work, place, head, tiles, out);
+        });
+        while at != NONE {
+            let record = self.record(at);
+            let span = SpanHead::read(record);
+            self.backend.prefetch_bytes(self.record(span.next));
+            if tiles.iter().any(|tile| tile.sees(span.start, span.count)) {
+                place.for_each_head(tiles, out, |i, head, tiles, out| {
+                    let mut segment = self.span_segment(record, &span, head, work);
+                    segment.next = match (heads.get(i + 1), heads.first()) {
+                        (Some(next), _) => Some((at, next.key)),
+                        (None, Some(first)) => Some((span.next, first.key)),
+                        (None, None) => None,
+                    };
+                    self.attend_segment(segment, work, tiles, out);
+                });
+            }
+            at = span.next;
+        }
+        place.for_each_head(tiles, out, |_, head, tiles, out| {
+            self.attend_hot(work, place, head, tiles, out);
+        });
+    }
+
+    fn attend_sinks<A: Arithmetic>(
+        &self,
+        work: &mut SegmentWork<A::Scale>,
+        place: &Place<'_>,
+        Head { key, value }: &Head<'_>,
+        tiles: &mut [Tile<A>],
+        out: &mut [A::Out],
+    ) {
+        let Place { layer, state, .. } = place;
+        let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
+        let mut first = 0;
+        while first < state.n_sink {
+            let n = (state.n_sink - first).min(SEGMENT);
+            precise_scales_into::<A>(bytes, key, key.plan.sink_exponents, first, &mut work.key_scales, n);
+            precise_scales_into::<A>(
+                bytes,
+                value,
+                value.plan.sink_exponents,
+                first,
+                &mut work.value_scales,
+                n,
+            );
+            let part = |place: &HeadPlace<'_>| {
+                let at = place.plan.sink_row(self.plan.n_sink, place.block) + first * place.row.block_values;
+                let rows = slice(bytes, at, n * place.row.block_values);
+                let rows = Rows::one_plane(rows, Layout::Q8, place.row.block_values, n);
+                Part { row: place.row, layout: Layout::Q8, rows }
+            };
+            let segment =
+                Segment { start: first, n, key: part(key), value: part(value), center: None, next: None };
+            self.attend_segment(segment, work, tiles, out);
+            first += n;
+        }
+    }
+
+    fn attend_hot<A: Arithmetic>(
+        &self,
+        work: &mut SegmentWork<A::Scale>,
+        place: &Place<'_>,
+        Head { key, value }: &Head<'_>,
+        tiles: &mut [Tile<A>],
+        out: &mut [A::Out],
+    ) {
+        let Place { layer, state, .. } = place;
+        let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
+        let mut first = 0;
+        while first < state.n_hot {
+            let n = (state.n_hot - first).min(self.plan.span_len);
+            let start = state.hot_start() + first;
+            if tiles.iter().any(|tile| tile.sees(start, n)) {
+                precise_scales_into::<A>(bytes, key, key.plan.hot_exponents, first, &mut work.key_scales, n);
+                precise_scales_into::<A>(
+                    bytes,
+                    value,
+                    value.plan.hot_exponents,
+                    first,
+                    &mut work.value_scales,
+                    n,
+                );
+                let part = |place: &HeadPlace<'_>| {
+                    let (skip, _) = place.plan.split_token(8, first);
+                    let ids = slice(bytes, place.plan.hot_ids + 4 * skip, 4 * place.plan.plane_units(8, n));
+                    let rows = self.rows(place.plan, Layout::Q8, place.block, ids, n);
+                    Part { row: place.row, layout: Layout::Q8, rows }
+                };
+                let segment =
+                    Segment { start, n, key: part(key), value: part(value), center: None, next: None };
+                self.attend_segment(segment, work, tiles, out);
+            }
+            first += n;
+        }
+    }
+
+    /// A span as a segment; its scales go to `work`.
+    fn span_segment<'a, A: Arithmetic>(
+        &'a self,
+        record: &'a [u8],
+        span: &SpanHead,
+        Head { key, value }: &Head<'a>,
+        work: &mut SegmentWork<A::Scale>,
+    ) -> Segment<'a, A> {
+        let scales = |place: &HeadPlace<'_>, out: &mut [A::Scale; SEGMENT]| {
+            let base = get_i16(record, place.plan.bases + 2 * place.block);
+            let at = place.plan.scales + place.block * self.plan.span_len;
+            A::scales_into(self.backend, base, slice(record, at, span.count), out);
+        };
+        scales(key, &mut work.key_scales);
+        scales(value, &mut work.value_scales);
+        let part = |place: &HeadPlace<'_>, layout| {
+            let ids = Self::id_bytes(record, place.plan);
+            Part { row: place.row, layout, rows: self.rows(place.plan, layout, place.block, ids, span.count) }
+        };
+        let key_part = part(key, self.plan.layout(Side::Key, span.key_tier));
+        let center = key_part.layout.is_centered().then(|| {
+            let full = plane_row_bytes(4, key.plan.heads_per_block * key.plan.head_dim);
+            let row_bytes = plane_row_bytes(4, key.row.block_values);
+            let row = slice(record, key.plan.center_rows + key.block * full, row_bytes);
+            let exponent = get_i16(record, key.plan.center_exponents + 2 * key.block);
+            (Rows::one_plane(row, Layout::S4, key.row.block_values, 1), A::scale(exponent))
+        });
+        Segment {
+            start: span.start,
+            n: span.count,
+            key: key_part,
+            value: part(value, self.plan.layout(Side::Value, span.value_tier)),
+            center,
+            next: None,
+        }
+    }
+
+    /// Asks for a span's keys before they are needed: units lie scattered, which no CPU foresees.
+    fn prefetch_keys(&self, span: u32, key: &HeadPlace<'_>) {
+        if span == NONE {
+            return;
+        }
+        let bytes = self.record(span);
+        let head = SpanHead::read(bytes);
+        let layout = self.plan.layout(Side::Key, head.key_tier);
+        let ids = Self::id_bytes(bytes, key.plan);
+        self.backend.prefetch(&self.rows(key.plan, layout, key.block, ids, head.count));
+    }
+
+    /// Scores a segment, folds it into the running softmax of each row that sees it and adds its values.
+    fn attend_segment<A: Arithmetic>(
+        &self,
+        mut segment: Segment<'_, A>,
+        work: &mut SegmentWork<A::Scale>,
+        tiles: &mut [Tile<A>],
+        out: &mut [A::Out],
+    ) {
+        self.backend.prefetch(&segment.value.rows);
+        work.forget_levels();
+        let value_dim = self.plan.shape.value_head_dim;
+        let mut rest = out;
+        for tile in tiles {
+            let n = tile.queries.n;
+            let Some((rows, tail)) = rest.split_at_mut_checked(n * value_dim) else { return };
+            rest = tail;
+            if !tile.sees(segment.start, segment.n) {
+                continue;
+            }
+            if let Some((row, _)) = &segment.center {
+                let head = segment.key.row;
+                let (levels, scores) = (&mut work.center_levels, &mut work.center_scores);
+                self.backend.score_keys(Layout::S4, row, head, &tile.queries, levels, scores);
+            }
+            let Part { row, layout, rows: keys } = &segment.key;
+            self.backend.score_keys(
+                *layout,
+                keys,
+                *row,
+                &tile.queries,
+                &mut work.key_levels,
+                &mut work.scores,
+            );
+            if let Some((next, key)) = segment.next.take() {
+                self.prefetch_keys(next, &key);
+            }
+            let steps = self.fold(&segment, work, tile);
+            let Part { row, layout, rows: values } = &segment.value;
+            let weights = (n, &work.weights);
+            self.backend.accumulate_values(
+                *layout,
+                values,
+                *row,
+                weights,
+                &mut work.value_levels,
+                &mut work.sums,
+            );
+            let mut rest = rows;
+            for (sums, step) in work.sums.iter().zip(steps).take(n) {
+                let Some((row, tail)) = rest.split_at_mut_checked(value_dim) else { return };
+                A::add(self.backend, row, step, sums);
+                rest = tail;
+            }
+        }
+    }
+
+    /// Scores to integer weights; returns, per row, how its sums are to be added.
+    fn fold<A: Arithmetic>(
+        &self,
+        segment: &Segment<'_, A>,
+        work: &mut SegmentWork<A::Scale>,
+        tile: &mut Tile<A>,
+    ) -> [A::Step; TILE] {
+        let mut steps = [A::NO_STEP; TILE];
+        let rows = work.scores.iter().zip(&work.center_scores).zip(&mut work.weights).zip(&mut steps);
+        for (line, (((scores, center_scores), weights), step)) in
+            tile.lines.iter_mut().take(tile.queries.n).zip(rows)
+        {
+            let center = center_scores.first().copied().unwrap_or(0);
+            let scored = Scored {
+                n: segment.n,
+                scores,
+                center: segment.center.map(|(_, scale)| (center, scale)),
+                key_scales: &work.key_scales,
+                value_scales: &work.value_scales,
+                from: line.from.saturating_sub(segment.start),
+                to: line.to.saturating_sub(segment.start).min(segment.n),
+                wide_keys: segment.key.layout == Layout::Q8,
+                wide_values: segment.value.layout == Layout::Q8,
+            };
+            *step = A::fold(self.backend, &scored, &mut line.row, weights);
+        }
+        steps
+    }
+}
+
+/// Scales of `n` tokens whose exponents lie in a table `(tokens, n_blocks)`.
+#[inline(never)]
+fn precise_scales_into<A: Arithmetic>(
+    bytes: &[u8],
+    place: &HeadPlace<'_>,
+    table: usize,
+    first: usize,
+    out: &mut [A::Scale; SEGMENT],
+    n: usize,
+) {
+    for (t, scale) in out.iter_mut().enumerate().take(n) {
+        *scale = A::scale(get_i16(bytes, table + 2 * ((first + t) * place.plan.n_blocks + place.block)));
+    }
+}
