@@ -50,25 +50,47 @@ fn pages(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// The page with links out of the book made absolute; those that lead nowhere are added to `broken`.
 fn with_links(text: &str, book: &Path, page: &Path, broken: &mut Vec<String>) -> String {
+    let folder = page.parent().unwrap_or(Path::new(""));
     let mut parts = text.split("href=\"");
     let mut out = parts.next().unwrap_or("").to_owned();
     for part in parts {
         let (link, rest) = part.split_once('"').unwrap_or((part, ""));
-        let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
-        let folder = page.parent().unwrap_or(Path::new(""));
-        let is_inside = links::resolve(folder, path).is_some_and(|target| book.join(target).exists());
-        let target = if path.is_empty() || path.contains(':') || is_inside {
-            link.to_owned()
-        } else if let Some(source) = source(&folder.join(path)) {
-            let anchor = if anchor.is_empty() { String::new() } else { format!("#{anchor}") };
-            format!("{SOURCES}/{source}{anchor}")
+        let target = if link.contains(':') || link.starts_with('/') {
+            Some(link.to_owned())
         } else {
-            broken.push(format!("{}: {link}", page.display()));
-            link.to_owned()
+            target(book, folder, link)
         };
-        out = out + "href=\"" + &target + "\"" + rest;
+        if target.is_none() {
+            broken.push(format!("{}: {link}", page.display()));
+        }
+        out = out + "href=\"" + &target.unwrap_or_default() + "\"" + rest;
     }
     out
+}
+
+/// Where a relative link of a page in `folder` leads: into the book, to the repository, or nowhere.
+fn target(book: &Path, folder: &Path, link: &str) -> Option<String> {
+    let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+    if path.is_empty() {
+        return Some(link.to_owned());
+    }
+    // mdBook makes the page of a README the index of its folder, but not all links to it.
+    for path in [path.to_owned(), path.replace("README.html", "index.html")] {
+        let Some(file) = links::resolve(folder, &path).map(|file| book.join(file)) else { continue };
+        if file.exists() {
+            let is_there = |text: String| text.contains(&format!("id=\"{anchor}\""));
+            if !anchor.is_empty() && !fs::read_to_string(file).is_ok_and(is_there) {
+                return None;
+            }
+            return Some(with_anchor(&path, anchor));
+        }
+    }
+    let source = source(&folder.join(path))?;
+    Some(with_anchor(&format!("{SOURCES}/{source}"), anchor))
+}
+
+fn with_anchor(path: &str, anchor: &str) -> String {
+    if anchor.is_empty() { path.to_owned() } else { format!("{path}#{anchor}") }
 }
 
 /// The file of the repository that a link from a page of the book means; mdBook has written `.html` for `.md`.
