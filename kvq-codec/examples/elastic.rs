@@ -36,7 +36,7 @@ fn main() -> Result<(), Error> {
             .enumerate()
             .for_each(|(i, x)| *x = ((n * (i % 5 + 1)) as f32 * 0.1 + i as f32).sin());
         let result = cache.append(0, 1, &token, &token);
-        if result.is_err() || n.is_multiple_of(160) && n > 0 {
+        if result.is_err() || n.is_multiple_of(80) && n > 0 {
             println!("{n:>4} tokens  keys   {}", bits(&cache, Side::Key)?);
             println!("             values {}", bits(&cache, Side::Value)?);
         }
