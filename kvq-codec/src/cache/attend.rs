@@ -44,7 +44,7 @@ impl<S: Storage> Cache<S> {
     /// // Four query heads over two KV heads: (n_heads, n_tokens, head_dim), here the newest token's.
     /// let (queries, mut out) = ([0.1; 4 * 32], [0.0; 4 * 32]);
     /// cache.attend(0, 1, &queries, &mut out)?;
-    /// assert!(out.iter().all(|value| (value - 1.0).abs() < 0.02));
+    /// assert!(out.iter().all(|value| (value - 1.0).abs() < 0.05));
     /// # Ok::<(), kvq_codec::Error>(())
     /// ```
     pub fn attend(

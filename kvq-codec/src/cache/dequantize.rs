@@ -45,7 +45,7 @@ impl<S: Storage> Cache<S> {
     /// cache.append(0, 3, &[0.5; 2 * 3 * 32], &[1.0; 2 * 3 * 32])?;
     /// let mut values = [0.0; 3 * 32]; // (n_held, head_dim)
     /// cache.dequantize_into(0, Side::Value, 1, &mut values)?;
-    /// assert!(values.iter().all(|value| (value - 1.0).abs() < 0.02));
+    /// assert!(values.iter().all(|value| (value - 1.0).abs() < 0.05));
     /// # Ok::<(), kvq_codec::Error>(())
     /// ```
     pub fn dequantize_into(
