@@ -8,10 +8,10 @@ use std::fs;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::markdown::{self, lines, pieces};
-use crate::tool::{cargo, command, root, succeeds};
+use crate::tool::{cargo, root, succeeds};
 
 /// Commands of the README that `cargo xtask test` runs as they are.
-pub const RUN: [&str; 2] = ["cargo run --release", "cargo xtask setup"];
+const RUN: [&str; 2] = ["cargo run --release", "cargo xtask setup"];
 
 /// Looks at every command of the README, and in the other documents at those of their `sh` blocks that are ours.
 ///
@@ -83,9 +83,6 @@ fn understand(words: &[String]) -> Result<bool> {
                 bail!("kvq does not understand it");
             }
             Ok(true)
-        }
-        ["python3", script, ..] if root().join(script).exists() => {
-            Ok(succeeds(command("python3").arg("--version")))
         }
         _ => Ok(false),
     }

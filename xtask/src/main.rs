@@ -64,7 +64,7 @@ enum Verb {
 /// # Errors
 /// With what clap says about them.
 fn parse(words: &[&str]) -> Result<(), clap::Error> {
-    Args::try_parse_from([&["cargo xtask"], words].concat()).map(|_| ()).or_else(|error| {
+    Args::try_parse_from([&["cargo xtask"][..], words].concat()).map(|_| ()).or_else(|error| {
         if error.kind() == clap::error::ErrorKind::DisplayHelp { Ok(()) } else { Err(error) }
     })
 }
