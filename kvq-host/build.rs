@@ -1,4 +1,4 @@
-//! Tells the program which commit it is built from, where there is a repository and git.
+//! Tells the program which commit it is built from, where it is built in the repository and there is git.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,6 +9,10 @@ const SOURCES: [&str; 6] =
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    // A package from a registry may lie in somebody else's repository.
+    if !Path::new("../kvq-codec/src").exists() {
+        return;
+    }
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }

@@ -26,6 +26,20 @@ pub use config::{KvqConfig, KvqPreset, KvqWhenFull, kvq_capacity_tokens, kvq_min
 pub use handle::{KVQ_HANDLE_BYTES, KvqCache};
 pub use status::{KvqError, KvqStatus, kvq_status_name};
 
+/// The lines of the documents that are for one's own code, which must compile and run. They are here because this
+/// package is built in the repository only.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/INTEGRATION.md")]
+    struct Integration;
+    #[doc = include_str!("../../docs/PORTING.md")]
+    struct Porting;
+    #[doc = include_str!("../../firmware-example/README.md")]
+    struct Firmware;
+}
+
 /// A static library must have one. No call leads here: `cargo xtask qemu` follows what the library links.
 #[cfg(target_os = "none")]
 #[panic_handler]

@@ -91,6 +91,18 @@ pub enum WhenFull {
 }
 
 /// What a cache keeps precise, what it may give up, and when.
+///
+/// # Examples
+/// ```
+/// use kvq_codec::{Layout, Policy, Tier, WhenFull};
+///
+/// // A preset with other keys: for old tokens that must be found again, keys stay at 4 bits.
+/// let mut policy = Policy::FOUR_X.with_byte_budget(WhenFull::Demote);
+/// policy.key_tiers = [Some(Tier::first(Layout::T4)), None, None, None];
+/// assert!(policy.check().is_err()); // the ladder still moves keys to 3 bits
+/// policy.ladder = [policy.ladder[0], policy.ladder[2], None, None, None, None];
+/// assert!(policy.check().is_ok());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Policy {

@@ -41,6 +41,19 @@ const fn sign_bytes() -> [[u8; 8]; 8] {
 }
 
 /// The rotation of one head size.
+///
+/// # Examples
+/// ```
+/// use kvq_codec::Rotation;
+///
+/// let rotation = Rotation::new(80);
+/// let mut x = [0.0; 80];
+/// x[3] = 80.0; // an outlier
+/// rotation.forward(&mut x);
+/// assert!(x.iter().all(|value| value.abs() < 30.0)); // is spread
+/// rotation.inverse(&mut x);
+/// assert!((x[3] - 80.0).abs() < 1e-3 && x[4].abs() < 1e-3);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
     head_dim: usize,

@@ -8,6 +8,16 @@ pub const MAX_HEAD_DIM: usize = 256;
 /// Layers, KV heads and the widths of one key and one value head vector.
 ///
 /// The width of a head is its own figure: it is not `hidden_size / n_heads` in every model.
+///
+/// # Examples
+/// ```
+/// use kvq_codec::KvShape;
+///
+/// let shape = KvShape::new(30, 3, 64); // SmolLM2-135M: layers, KV heads, head_dim
+/// assert_eq!(shape.values_per_token(), 30 * 3 * (64 + 64));
+/// assert_eq!(shape.fp16_bytes_per_token(), 23_040);
+/// assert!(KvShape::new(30, 3, 65).check().is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct KvShape {

@@ -38,6 +38,15 @@ pub fn preset_names() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 /// An unknown name, an unreadable file, an unknown key or value, or a policy that contradicts itself.
+///
+/// # Examples
+/// ```
+/// use kvq_host::policy;
+///
+/// assert_eq!(policy::load("4x")?.policy, kvq_host::codec::Policy::FOUR_X);
+/// assert!(policy::load("7x").unwrap_err().to_string().contains("8bit, 4x, 5x, 6x"));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn load(spec: &str) -> Result<NamedPolicy> {
     if let Some(policy) = preset(spec) {
         return Ok(NamedPolicy { name: spec.to_owned(), policy });

@@ -5,7 +5,7 @@
 //! | magic `KVQIMAGE` | 8 |
 //! | version, then the ten figures of [`Shape`] | 11 × 4 |
 //! | FNV-1a of everything after this field | 8 |
-//! | token embeddings, which are the output projection too: [`Rows`] of `n_tokens` | `n_tokens × (4 + width)` |
+//! | token embeddings, which are the output projection too: `Rows` of `n_tokens` | `n_tokens × (4 + width)` |
 //! | GPT-2: positions, rows of `n_positions` | `n_positions × (4 + width)` |
 //! | per layer: norm, queries-keys-values, attention output, norm, up, down | |
 //! | last norm | |

@@ -25,8 +25,3 @@ pub use model::{Model, Scratch};
 pub use sample::Sampler;
 pub use shape::{Architecture, MAX_INPUTS, Shape};
 pub use tokenizer::Tokenizer;
-
-/// The lines for one's own firmware in its README, which must compile.
-#[cfg(doctest)]
-#[doc = include_str!("../../firmware-example/README.md")]
-struct FirmwareReadme;

@@ -1,13 +1,13 @@
-//! `setup`: the Rust targets, the emulators and the C compiler that the checks need.
+//! `setup`: the Rust targets, the emulators, the C compiler and mdBook, which the checks need.
 //!
 //! Only what is missing is installed. What cannot be installed from here is an error that holds
 //! the command to type.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::tool::{capture, command, run as run_tool, succeeds};
+use crate::tool::{capture, cargo, command, root, run as run_tool, succeeds};
 
 /// The firmware targets: Cortex-M0, M3, M4F and M7, M33 and M55.
 pub const THUMB_TARGETS: [&str; 4] =
@@ -26,13 +26,16 @@ const GCC_PACKAGE: &str = "gcc-arm-none-eabi";
 /// The emulator of programs for Linux on aarch64.
 pub const QEMU_AARCH64: &str = "qemu-aarch64";
 const QEMU_AARCH64_PACKAGE: &str = "qemu-user";
+/// How mdBook comes here: without the parts that serve a book, and unoptimised, which takes two minutes of a core, not four.
+pub const INSTALL_MDBOOK: &str = "CARGO_PROFILE_RELEASE_OPT_LEVEL=0 cargo install mdbook --locked --no-default-features --root target/tools";
 
 pub fn run() -> Result<()> {
     ensure_thumb_targets()?;
     ensure_aarch64_target()?;
     ensure(QEMU, QEMU)?;
     ensure(QEMU_AARCH64, QEMU_AARCH64_PACKAGE)?;
-    ensure(GCC, GCC_PACKAGE)
+    ensure(GCC, GCC_PACKAGE)?;
+    ensure_mdbook()
 }
 
 /// Adds the firmware targets that the active toolchain lacks.
@@ -89,6 +92,30 @@ fn has_target(target: &str) -> Result<bool> {
     rustc.args(["--print", "target-libdir", "--target", target]);
     let folder = capture(&mut rustc, INSTALL_RUST)?;
     Ok(Path::new(folder.trim()).is_dir())
+}
+
+/// mdBook: the one under `target/tools`, else the one on the path.
+///
+/// # Errors
+/// With the command that installs it, if there is neither.
+pub fn mdbook() -> Result<PathBuf> {
+    let own = root().join("target/tools/bin/mdbook");
+    let found = [own, "mdbook".into()].into_iter().find(|path| succeeds(command(path).arg("--version")));
+    let Some(found) = found else {
+        bail!("mdbook was not found: cargo xtask setup, or {INSTALL_MDBOOK}");
+    };
+    Ok(found)
+}
+
+fn ensure_mdbook() -> Result<()> {
+    if mdbook().is_ok() {
+        println!("mdbook: present");
+        return Ok(());
+    }
+    println!("$ {INSTALL_MDBOOK}");
+    let mut install = cargo();
+    install.args(["install", "mdbook", "--locked", "--no-default-features", "--root", "target/tools"]);
+    run_tool(install.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), INSTALL_RUST)
 }
 
 /// Whether the emulator of boards is there.

@@ -11,6 +11,8 @@ use anyhow::{Result, bail};
 
 use crate::aarch64;
 use crate::bench;
+use crate::book;
+use crate::commands;
 use crate::header;
 use crate::no_panic;
 use crate::qemu;
@@ -49,13 +51,18 @@ pub fn run() -> Result<()> {
     tally.cargo(&["test", "--release", "-p", "xtask"], &[]);
     let mut benches = bench::verify();
     tally.step(&render(&benches), || run_tool(&mut benches, INSTALL_CARGO));
+    for example in ["encode_block", "fixed_cache", "elastic"] {
+        tally.cargo(&["run", "--release", "-p", "kvq-codec", "--features", "std", "--example", example], &[]);
+    }
     for example in ["swap_cache", "fused_attention", "save_restore"] {
         tally.cargo(&["run", "--release", "-p", "kvq-host", "--example", example], &[]);
     }
     tally.cargo(
-        &["doc", "--release", "--no-deps", "-p", "kvq-codec", "-p", "kvq-host"],
+        &["doc", "--release", "--no-deps", "-p", "kvq-codec", "-p", "kvq-tiny", "-p", "kvq-host"],
         &[("RUSTDOCFLAGS", "-Dwarnings")],
     );
+    tally.step("cargo xtask book", book::run);
+    tally.step("the commands of the documents are run here, or understood", commands::check);
     firmware(&mut tally);
     let mut smoke = cargo();
     smoke.args(["run", "--release"]);

@@ -137,6 +137,17 @@ impl Layout {
 ///
 /// # Errors
 /// [`Error::Length`] where `codes` has another length, or `out` more values than a block.
+///
+/// # Examples
+/// ```
+/// use kvq_codec::block::{Layout, dequantize_into};
+///
+/// let mut values = [0.0; 4];
+/// // Code i of four is in byte i mod 2, at bit 4 · (i div 2); exponent 8 doubles the levels.
+/// dequantize_into(Layout::S4, &[0xf0, 0x88], 8, &mut values)?;
+/// assert_eq!(values, [-254.0, 12.0, 254.0, 12.0]);
+/// # Ok::<(), kvq_codec::Error>(())
+/// ```
 pub fn dequantize_into(layout: Layout, codes: &[u8], exponent: i16, out: &mut [f32]) -> Result<(), Error> {
     let n_values = out.len();
     if n_values > MAX_HEAD_DIM {

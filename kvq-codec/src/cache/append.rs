@@ -26,6 +26,21 @@ impl<S: Storage> Cache<S> {
     /// # Errors
     /// [`Error::Layer`], [`Error::Length`], [`Error::NotFinite`], [`Error::Full`], or [`Error::Grow`]
     /// where memory that should grow does not; the cache is as before.
+    ///
+    /// # Examples
+    /// ```
+    /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
+    ///
+    /// let mut memory = [0; 24 * 1024];
+    /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
+    /// // (n_kv_heads, n_tokens, head_dim): all tokens of the first head come first.
+    /// let prompt = [0.5; 2 * 10 * 32];
+    /// cache.append(0, 10, &prompt, &prompt)?;
+    /// assert_eq!(cache.len(), 10);
+    /// assert!(cache.append(0, 1, &[f32::NAN; 64], &[0.0; 64]).is_err());
+    /// assert_eq!(cache.len(), 10);
+    /// # Ok::<(), kvq_codec::Error>(())
+    /// ```
     pub fn append(
         &mut self,
         layer: usize,

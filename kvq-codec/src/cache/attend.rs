@@ -28,6 +28,20 @@ impl<S: Storage> Cache<S> {
     /// # Errors
     /// [`Error::Layer`], [`Error::PastEnd`] where fewer than `n_tokens` are held, [`Error::QueryHeads`]
     /// or [`Error::Length`].
+    ///
+    /// # Examples
+    /// ```
+    /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
+    ///
+    /// let mut memory = [0; 24 * 1024];
+    /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
+    /// cache.append(0, 3, &[0.5; 2 * 3 * 32], &[1.0; 2 * 3 * 32])?;
+    /// // Four query heads over two KV heads: (n_heads, n_tokens, head_dim), here the newest token's.
+    /// let (queries, mut out) = ([0.1; 4 * 32], [0.0; 4 * 32]);
+    /// cache.attend(0, 1, &queries, &mut out)?;
+    /// assert!(out.iter().all(|value| (value - 1.0).abs() < 0.05));
+    /// # Ok::<(), kvq_codec::Error>(())
+    /// ```
     pub fn attend(
         &self,
         layer: usize,

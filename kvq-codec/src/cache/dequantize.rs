@@ -35,6 +35,19 @@ impl<S: Storage> Cache<S> {
     ///
     /// # Errors
     /// [`Error::Layer`], [`Error::KvHead`] for a head that is not there, or [`Error::Length`].
+    ///
+    /// # Examples
+    /// ```
+    /// use kvq_codec::{Backend, KvCache, KvShape, Policy, Side};
+    ///
+    /// let mut memory = [0; 24 * 1024];
+    /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
+    /// cache.append(0, 3, &[0.5; 2 * 3 * 32], &[1.0; 2 * 3 * 32])?;
+    /// let mut values = [0.0; 3 * 32]; // (n_held, head_dim)
+    /// cache.dequantize_into(0, Side::Value, 1, &mut values)?;
+    /// assert!(values.iter().all(|value| (value - 1.0).abs() < 0.05));
+    /// # Ok::<(), kvq_codec::Error>(())
+    /// ```
     pub fn dequantize_into(
         &self,
         layer: usize,

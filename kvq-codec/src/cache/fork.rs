@@ -15,6 +15,21 @@ impl<S: Storage> Cache<S> {
     /// # Errors
     /// [`Error::Mismatch`] where shape or policy differ, [`Error::Room`] where the other buffer is too short,
     /// [`Error::Grow`] where the other storage cannot grow; `other` is then as it was.
+    ///
+    /// # Examples
+    /// ```
+    /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
+    ///
+    /// let mut memory = [0; 24 * 1024];
+    /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
+    /// cache.append(0, 5, &[0.5; 2 * 5 * 32], &[1.0; 2 * 5 * 32])?;
+    /// let mut more = [0; 24 * 1024];
+    /// let mut other = KvCache::new(cache.shape(), *cache.policy(), Backend::detect(), &mut more)?;
+    /// cache.fork_into(&mut other)?;
+    /// other.trim(2)?;
+    /// assert_eq!((cache.len(), other.len()), (5, 2));
+    /// # Ok::<(), kvq_codec::Error>(())
+    /// ```
     pub fn fork_into<T: Storage>(&self, other: &mut Cache<T>) -> Result<(), Error> {
         Header::of(&self.plan, 0, 0).compare(&Header::of(&other.plan, 0, 0))?;
         let mut room = other.room(&self.plan);

@@ -408,6 +408,19 @@ pub(crate) const fn max(a: usize, b: usize) -> usize {
 ///
 /// # Errors
 /// [`Error::Shape`] or [`Error::Policy`].
+///
+/// # Examples
+/// ```
+/// use kvq_codec::{Backend, KvCache, KvShape, Policy, minimum_bytes};
+///
+/// const SHAPE: KvShape = KvShape::new(1, 1, 32);
+/// const BYTES: usize = match minimum_bytes(SHAPE, Policy::EIGHT_BIT) {
+///     Ok(bytes) => bytes,
+///     Err(_) => panic!("shape or policy"),
+/// };
+/// assert!(KvCache::new(SHAPE, Policy::EIGHT_BIT, Backend::SCALAR, &mut [0; BYTES]).is_ok());
+/// assert!(KvCache::new(SHAPE, Policy::EIGHT_BIT, Backend::SCALAR, &mut [0; BYTES - 1]).is_err());
+/// ```
 pub const fn minimum_bytes(shape: KvShape, policy: Policy) -> Result<usize, Error> {
     match Plan::new(shape, policy) {
         Ok(plan) => Ok(plan.minimum_bytes()),
@@ -420,6 +433,19 @@ pub const fn minimum_bytes(shape: KvShape, policy: Policy) -> Result<usize, Erro
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Policy`], or [`Error::BufferTooSmall`] below [`minimum_bytes`].
+///
+/// # Examples
+/// ```
+/// use kvq_codec::{KvShape, Policy, WhenFull, capacity_tokens};
+///
+/// const SHAPE: KvShape = KvShape::new(3, 4, 32);
+/// const POLICY: Policy = Policy::FOUR_X.with_byte_budget(WhenFull::Evict);
+/// const CONTEXT: usize = match capacity_tokens(SHAPE, POLICY, 256 * 1024) {
+///     Ok(tokens) => tokens,
+///     Err(_) => panic!("see minimum_bytes"),
+/// };
+/// assert!(CONTEXT >= 4 * (256 * 1024 / SHAPE.fp16_bytes_per_token()));
+/// ```
 pub const fn capacity_tokens(shape: KvShape, policy: Policy, bytes: usize) -> Result<usize, Error> {
     match Plan::new(shape, policy) {
         Ok(plan) if bytes < plan.minimum_bytes() => {

@@ -55,6 +55,16 @@ pub struct TierUse {
 
 impl<S: Storage> Cache<S> {
     /// Where every byte goes.
+    ///
+    /// # Examples
+    /// ```
+    /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
+    ///
+    /// let mut memory = [0; 24 * 1024];
+    /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
+    /// assert_eq!(cache.memory().total(), 24 * 1024 + size_of_val(&cache));
+    /// # Ok::<(), kvq_codec::Error>(())
+    /// ```
     pub fn memory(&self) -> MemoryReport {
         let plan = &self.plan;
         let (k, v) = (&plan.key, &plan.value);
@@ -88,6 +98,20 @@ impl<S: Storage> Cache<S> {
     ///
     /// # Errors
     /// [`Error::Layer`].
+    ///
+    /// # Examples
+    /// ```
+    /// use kvq_codec::{Backend, KvCache, KvShape, Layout, Policy, Side};
+    ///
+    /// let mut memory = [0; 24 * 1024];
+    /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
+    /// cache.append(0, 90, &[0.5; 2 * 90 * 32], &[1.0; 2 * 90 * 32])?;
+    /// let map = cache.tier_map(0, Side::Key)?;
+    /// let held = map.map(|tier| (tier.layout, tier.tokens)).into_iter().filter(|(_, tokens)| *tokens > 0);
+    /// // Sinks, one span, and the recent window.
+    /// assert!(held.eq([(Layout::Q8, 4), (Layout::T4, 64), (Layout::Q8, 22)]));
+    /// # Ok::<(), kvq_codec::Error>(())
+    /// ```
     pub fn tier_map(&self, layer: usize, side: Side) -> Result<[TierUse; MAX_TIERS + 2], Error> {
         self.check_layer(layer)?;
         let state = self.layer(layer);

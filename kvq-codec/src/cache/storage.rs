@@ -9,6 +9,36 @@ pub(crate) const NONE: u32 = u32::MAX;
 /// Memory that a cache can live in.
 ///
 /// A plain `&mut [u8]` has a fixed length. A host may lend memory that grows: see [`Storage::grow`].
+///
+/// # Examples
+/// ```
+/// use kvq_codec::{Backend, Cache, KvShape, Policy, Storage};
+///
+/// struct Growing(Vec<u8>);
+///
+/// impl Storage for Growing {
+///     const GROWS: bool = true;
+///
+///     fn bytes(&self) -> &[u8] {
+///         &self.0
+///     }
+///
+///     fn bytes_mut(&mut self) -> &mut [u8] {
+///         &mut self.0
+///     }
+///
+///     fn grow(&mut self, len: usize) -> bool {
+///         self.0.resize(len, 0);
+///         true
+///     }
+/// }
+///
+/// let mut cache = Cache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), Growing(Vec::new()))?;
+/// let before = cache.storage_bytes();
+/// cache.append(0, 40, &[0.5; 2 * 40 * 32], &[1.0; 2 * 40 * 32])?;
+/// assert!(cache.storage_bytes() > before);
+/// # Ok::<(), kvq_codec::Error>(())
+/// ```
 pub trait Storage {
     /// Whether [`grow`](Storage::grow) can succeed.
     const GROWS: bool;

@@ -14,6 +14,19 @@ impl<S: Storage> Cache<S> {
     ///
     /// # Errors
     /// [`Error::PastEnd`] where a layer has fewer tokens, [`Error::Evicted`] where those before `len` were evicted.
+    ///
+    /// # Examples
+    /// ```
+    /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
+    ///
+    /// let mut memory = [0; 24 * 1024];
+    /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
+    /// cache.append(0, 5, &[0.5; 2 * 5 * 32], &[1.0; 2 * 5 * 32])?;
+    /// cache.trim(3)?; // the last two were guesses, and wrong
+    /// assert_eq!(cache.len(), 3);
+    /// assert!(cache.trim(4).is_err());
+    /// # Ok::<(), kvq_codec::Error>(())
+    /// ```
     pub fn trim(&mut self, len: usize) -> Result<(), Error> {
         for layer in 0..self.plan.shape.n_layers {
             let state = self.layer(layer);

@@ -67,6 +67,14 @@ enum Kind {
 compile_error!("kvq_force_neon needs an aarch64 target");
 
 /// Which kernels a cache runs on.
+///
+/// # Examples
+/// ```
+/// use kvq_codec::Backend;
+///
+/// assert_eq!(Backend::SCALAR.name(), "scalar");
+/// assert!(Backend::available().any(|backend| backend == Backend::detect()));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend(Kind);
 

@@ -36,6 +36,18 @@ impl FixedStore {
     ///
     /// # Errors
     /// A shape or a policy that the codec refuses, or a budget under its least bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// use kvq_host::codec::{Backend, KvShape, Policy, WhenFull};
+    /// use kvq_host::kv_store::KvStore;
+    /// use kvq_host::kv_store::fixed::FixedStore;
+    ///
+    /// let policy = Policy::FOUR_X.with_byte_budget(WhenFull::Evict);
+    /// let store = FixedStore::within(KvShape::new(3, 4, 32), policy, Backend::detect(), 256 * 1024)?;
+    /// assert_eq!(store.memory().total(), 256 * 1024);
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
     pub fn within(shape: KvShape, policy: Policy, backend: Backend, budget_bytes: usize) -> Result<Self> {
         let memory = vec![0; budget_bytes.saturating_sub(STRUCT_BYTES)].into_boxed_slice();
         let cache = Cache::new(shape, policy, backend, FixedMemory(memory)).map_err(|e| anyhow!("{e}"))?;

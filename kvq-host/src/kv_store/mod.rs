@@ -16,6 +16,29 @@ pub use stretch::{NewTokens, append_and_attend};
 ///
 /// A forward pass over `n` new tokens calls [`append_and_attend`] for layer 0, 1, … in order. Shapes are `(heads, n, head_dim)`,
 /// row-major, last axis contiguous.
+///
+/// # Examples
+/// ```
+/// use kvq_host::codec::{Backend, KvShape, Policy};
+/// use kvq_host::kv_store::dense::DenseF16;
+/// use kvq_host::kv_store::packed::PackedStore;
+/// use kvq_host::kv_store::{KvStore, NewTokens, append_and_attend};
+///
+/// /// One layer over 1,500 new tokens, whatever the store: a window of all, four query heads over two KV heads.
+/// fn layer(store: &mut dyn KvStore) -> anyhow::Result<usize> {
+///     let (q, k, v) = (vec![0.1; 4 * 1500 * 64], vec![0.5; 2 * 1500 * 64], vec![1.0; 2 * 1500 * 64]);
+///     let mut out = vec![0.0; q.len()];
+///     append_and_attend(store, 0, NewTokens { n_tokens: 1500, q: &q, k: &k, v: &v, window_len: 0 }, &mut out)?;
+///     assert!(out.iter().all(|value| value.is_finite()));
+///     Ok(store.memory().total())
+/// }
+///
+/// let shape = KvShape::new(1, 2, 64);
+/// let packed = layer(&mut PackedStore::new(shape, Policy::FOUR_X, Backend::detect())?)?;
+/// assert!(4 * packed <= 1500 * shape.fp16_bytes_per_token());
+/// assert!(layer(&mut DenseF16::new(shape))? > 4 * packed);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub trait KvStore: Send {
     /// The shape this store was made for.
     fn shape(&self) -> KvShape;

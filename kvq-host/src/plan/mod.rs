@@ -39,6 +39,17 @@ pub struct PlanRow {
 ///
 /// # Errors
 /// A shape or policy that the codec refuses.
+///
+/// # Examples
+/// ```
+/// use kvq_host::codec::{KvShape, WhenFull};
+/// use kvq_host::{plan, policy};
+///
+/// let smollm2 = KvShape::new(30, 3, 64);
+/// let row = plan::for_budget(smollm2, &policy::load("4x")?, WhenFull::Demote, 16 << 20)?;
+/// assert!(row.capacity_tokens.unwrap() > 4 * ((16 << 20) / smollm2.fp16_bytes_per_token()));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn for_budget(
     shape: KvShape,
     named: &NamedPolicy,

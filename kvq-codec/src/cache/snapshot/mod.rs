@@ -94,6 +94,25 @@ impl<S: Storage> Cache<S> {
     /// [`Error::SnapshotLength`] or [`Error::SnapshotChecksum`] for bytes that are no intact snapshot;
     /// [`Error::Mismatch`] for another shape or policy; [`Error::SnapshotContent`] for bytes that no cache
     /// wrote; [`Error::Room`] where the buffer is too short, [`Error::Grow`] where the storage cannot grow.
+    ///
+    /// # Examples
+    /// ```
+    /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
+    ///
+    /// let mut memory = [0; 24 * 1024];
+    /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
+    /// cache.append(0, 5, &[0.5; 2 * 5 * 32], &[1.0; 2 * 5 * 32])?;
+    /// let mut page = [0; 4096];
+    /// let bytes = cache.snapshot_into(&mut page)?;
+    /// cache.clear();
+    /// cache.restore(&page[..bytes])?;
+    /// assert_eq!(cache.len(), 5);
+    ///
+    /// page[200] ^= 1; // one bit turned over in flash
+    /// assert!(cache.restore(&page[..bytes]).is_err());
+    /// assert_eq!(cache.len(), 5);
+    /// # Ok::<(), kvq_codec::Error>(())
+    /// ```
     pub fn restore(&mut self, snapshot: &[u8]) -> Result<(), Error> {
         let plan = self.plan;
         let mut room = self.room(&plan);
