@@ -17,7 +17,7 @@ const N_TOKENS: usize = 2_000;
 
 fn main() -> Result<(), Error> {
     let fp16 = BYTES / SHAPE.fp16_bytes_per_token();
-    println!("{BYTES} bytes hold up to {CAPACITY} tokens; in fp16 they hold {fp16}.");
+    println!("{BYTES} bytes hold {CAPACITY} tokens; in fp16 they hold {fp16}.");
 
     let mut memory = [0; BYTES];
     let mut cache = KvCache::new(SHAPE, POLICY, Backend::detect(), &mut memory)?;

@@ -344,7 +344,9 @@ impl Plan {
         if quota < hot_full {
             return self.n_sink + self.hot_capacity(quota);
         }
-        let mut spans = (quota - hot_full) / max(self.floor_units(layer), 1) + 1;
+        // What evicts drops a span rather than let the window behind a new one be short of room.
+        let last = if matches!(self.policy.when_full, crate::WhenFull::Evict) { 0 } else { 1 };
+        let mut spans = (quota - hot_full) / max(self.floor_units(layer), 1) + last;
         if spans > max_spans {
             spans = max_spans;
         }
