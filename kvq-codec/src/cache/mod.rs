@@ -4,6 +4,8 @@ mod append;
 mod attend;
 mod demote;
 mod dequantize;
+#[cfg(test)]
+mod encodings;
 mod fork;
 mod layer;
 mod pack;

@@ -45,7 +45,7 @@ fn every_layout_stays_within_its_error_for_every_head_size_and_backend() {
 
 #[test]
 fn keys_and_values_may_differ_in_width() {
-    let pairs = [(64, 128), (128, 64), (192, 128), (96, 64), (40, 72), (8, 24), (112, 120), (256, 160)];
+    let pairs = [(64, 128), (128, 64), (192, 128), (96, 64), (40, 72), (112, 120), (256, 160)];
     for &(key_dim, value_dim) in unless_miri(&pairs[..], &[(12, 8)]) {
         let shape = KvShape::new(1, 2, key_dim).with_value_head_dim(value_dim);
         let sequence = Sequence::new(shape, unless_miri(300, 40), 3);

@@ -23,7 +23,8 @@ use kvq_codec::{Backend, Cache, KvShape, Policy, Side, Storage};
 
 /// An empty cache in memory that grows.
 fn fresh(shape: KvShape, policy: Policy, backend: Backend) -> Cache<Growing> {
-    Cache::new(shape, policy, backend, Growing::default()).unwrap()
+    Cache::new(shape, policy, backend, Growing::default())
+        .unwrap_or_else(|error| panic!("{error}: {shape:?}"))
 }
 
 /// Appends tokens `from..to` of a sequence to every layer.

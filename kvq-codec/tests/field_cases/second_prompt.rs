@@ -54,7 +54,7 @@ fn a_cleared_buffer_holds_as_much_as_a_fresh_one() {
         let mut used = KvCache::new(SHAPE, policy, Backend::detect(), &mut one).unwrap();
         let mut other = KvCache::new(SHAPE, policy, Backend::detect(), &mut two).unwrap();
         let sequence = Sequence::new(SHAPE, unless_miri(900, 150), 4);
-        let mut fill = |cache: &mut KvCache<'_>| {
+        let fill = |cache: &mut KvCache<'_>| {
             let mut outcomes = Vec::new();
             for t in 0..sequence.tokens.len() {
                 let (k, v) = (sequence.slab(t, t + 1, true), sequence.slab(t, t + 1, false));
