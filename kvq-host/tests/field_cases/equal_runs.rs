@@ -80,8 +80,13 @@ fn a_prompt_whose_beginning_was_in_the_cache_gives_the_same_text() {
             assert_eq!(again, alone, "{name}: {first} tokens, {shared} shared, {held} reused");
         }
         println!("{name}: {reused} tokens reused");
-        // Demotions by age leave little that is as it was; without any, all but a recent window and a span is reused.
-        let least = if name == "aged" { 20 } else { 2022 - 8 * 2 * 64 };
+        // Dense stores reuse all that is shared, packed ones give up a recent window and a span each time, and all but
+        // the sinks where older tokens were demoted since.
+        let least = match name {
+            "f32" | "f16" => 2022,
+            "aged" => 20,
+            _ => 400,
+        };
         assert!(reused >= least, "{name}: {reused}");
     }
 }
