@@ -257,6 +257,11 @@ impl Policy {
                 "evict needs a byte budget: a compression budget grows with the length",
             ));
         }
+        if let (Budget::Compression(_), WhenFull::Error) = (self.budget, self.when_full) {
+            return Err(Error::Policy(
+                "compression needs when_full = demote: with error nothing is given up to keep it",
+            ));
+        }
         self.check_ladder()
     }
 

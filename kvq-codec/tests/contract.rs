@@ -61,6 +61,10 @@ fn contradictory_policies_are_refused_with_the_reason() {
         ),
         (Policy { budget: Budget::Compression(99), ..POLICY }, "compression"),
         (Policy { budget: Budget::Compression(400), when_full: WhenFull::Evict, ..POLICY }, "evict"),
+        (
+            Policy { budget: Budget::Compression(400), when_full: WhenFull::Error, ..POLICY },
+            "when_full = demote",
+        ),
     ];
     for (policy, reason) in cases {
         let error = KvCache::new(SHAPE, policy, Backend::SCALAR, &mut buffer()).unwrap_err();

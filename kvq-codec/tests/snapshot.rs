@@ -238,28 +238,6 @@ fn where_the_units_lie_does_not_show() {
 }
 
 #[test]
-fn a_fork_leaves_its_parent_alone() {
-    let shape = KvShape::new(2, unless_miri(2, 1), unless_miri(32, 4));
-    let (sequence, at) = (Sequence::new(shape, 400, 11), unless_miri(200, 40));
-    for policy in policies().into_iter().skip(unless_miri(0, 5)) {
-        let mut parent = Cache::new(shape, policy, Backend::detect(), Growing::default()).unwrap();
-        append(&mut parent, &sequence, 0, at);
-        let mut child = Cache::new(shape, policy, Backend::detect(), Growing::default()).unwrap();
-        parent.fork_into(&mut child).unwrap();
-        let (before, attended) = (snapshot(&parent), attend(&parent));
-        append(&mut child, &sequence, 300, 300 + at / 2);
-        child.trim(at * 3 / 4).unwrap();
-        append(&mut child, &sequence, 250, 250 + at / 2);
-        assert!(snapshot(&parent) == before);
-        assert_eq!(attend(&parent), attended);
-        append(&mut parent, &sequence, at, at + at / 2);
-        child.restore(&before).unwrap();
-        append(&mut child, &sequence, at, at + at / 2);
-        same(&parent, &child, "parent and a child that was brought back");
-    }
-}
-
-#[test]
 fn errors_are_small() {
     assert!(size_of::<Error>() <= 32, "{}", size_of::<Error>());
 }

@@ -157,7 +157,42 @@ pub fn parse(text: &str) -> Result<Policy> {
         Some(other) => bail!("when_full = \"{other}\": allowed are error, demote, evict"),
     }
     policy.check().map_err(|e| anyhow!("{e}"))?;
+    check_effect(&policy)?;
     Ok(policy)
+}
+
+/// Refuses what the codec takes and nothing would ever come of.
+fn check_effect(policy: &Policy) -> Result<()> {
+    for (side, tiers) in [(Side::Key, &policy.key_tiers), (Side::Value, &policy.value_tiers)] {
+        let name = side_name(side);
+        for (i, tier) in tiers.iter().enumerate().skip(1) {
+            let Some(tier) = tier else { continue };
+            let has_step =
+                policy.ladder.iter().flatten().any(|step| step.side == side && usize::from(step.to) == i);
+            ensure!(
+                has_step || tier.from_age != Tier::UNDER_PRESSURE,
+                "{name}_tiers: tier {i} ({}) is never entered: give it a from_age, or the ladder a step \
+                 {{ side = \"{name}\", to = {i} }}",
+                tier.layout.name()
+            );
+        }
+    }
+    if let Budget::Compression(hundredths) = policy.budget {
+        ensure!(
+            policy.ladder[0].is_some(),
+            "compression = {:.2}: the ladder has no step that could keep it; give it one, or leave compression out",
+            f64::from(hundredths) / 100.0
+        );
+    }
+    let EdgeLayers { first, last } = policy.edge_layers;
+    ensure!(
+        policy.edge_layers == EdgeLayers::NONE
+            || policy.key_tiers[1].is_some()
+            || policy.value_tiers[1].is_some(),
+        "edge_layers = {{ first = {first}, last = {last} }}: keys and values have one tier each, which all layers \
+         stay in; give them others, or leave edge_layers out"
+    );
+    Ok(())
 }
 
 /// A side's name in files and records.
@@ -243,7 +278,7 @@ mod tests {
     #[test]
     fn every_key_takes_effect() {
         let policy = parse(
-            "n_sink = 7\nrecent_len = 16\nspan_len = 16\nwindow_len = 99\ncompression = 3.5\nwhen_full = 'error'\n\
+            "n_sink = 7\nrecent_len = 16\nspan_len = 16\nwindow_len = 99\ncompression = 3.5\nwhen_full = 'demote'\n\
              key_tiers = [{ layout = 's4' }, { layout = 's3', from_age = 512 }]\n\
              value_tiers = [{ layout = 'q8' }, { layout = 's2' }]\nladder = [{ side = 'value', to = 1 }]\n\
              edge_layers = { first = 2, last = 1 }",
@@ -251,7 +286,7 @@ mod tests {
         .unwrap();
         assert_eq!((policy.n_sink, policy.recent_len, policy.span_len, policy.window_len), (7, 16, 16, 99));
         assert_eq!(policy.budget, Budget::Compression(350));
-        assert_eq!(policy.when_full, WhenFull::Error);
+        assert_eq!(policy.when_full, WhenFull::Demote);
         assert_eq!(policy.key_tiers[1], Some(Tier::from_age(Layout::S3, 512)));
         assert_eq!(policy.value_tiers[1], Some(Tier::under_pressure(Layout::S2)));
         assert_eq!(policy.ladder[0], Some(Step { side: Side::Value, to: 1 }));

@@ -1,12 +1,15 @@
 //! `kvq bench --budget-mib`: a cache that never holds a byte more than it was given.
 
-use std::process::{Command, Output};
+#[path = "common/program.rs"]
+mod program;
+
+use std::process::Output;
 
 use serde_json::Value;
 
 fn kvq(arguments: &[&str]) -> Output {
     let short = ["bench", "--new-tokens", "8", "--rounds", "1", "--windows", "1"];
-    Command::new(env!("CARGO_BIN_EXE_kvq")).args(short).args(arguments).output().expect("kvq starts")
+    program::kvq(&[&short[..], arguments].concat())
 }
 
 /// The packed run, whose bytes are within the budget at every length.

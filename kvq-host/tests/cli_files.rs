@@ -1,15 +1,15 @@
 //! `kvq models` and `kvq inspect`: what is on this machine, and what a file holds.
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use kvq_codec::{Backend, Cache, KvShape, Policy};
 use kvq_host::kv_store::packed::GrowingMemory;
+use program::kvq;
 use serde_json::Value;
-
-fn kvq(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kvq")).args(arguments).output().expect("kvq starts")
-}
 
 fn scratch(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)

@@ -1,5 +1,8 @@
 //! Every verb's help: its examples run.
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::process::Command;
 
 const VERBS: [&str; 11] = [
@@ -7,7 +10,7 @@ const VERBS: [&str; 11] = [
 ];
 
 fn help(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_kvq")).args(arguments).arg("--help").output().unwrap();
+    let output = program::kvq(&[arguments, &["--help"]].concat());
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }

@@ -1,13 +1,12 @@
 //! Records and pages: what `--json` and `--html` write, and what `report` makes of it.
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::path::Path;
-use std::process::{Command, Output};
 
+use program::kvq;
 use serde_json::Value;
-
-fn kvq(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kvq")).args(arguments).output().expect("kvq starts")
-}
 
 fn success(arguments: &[&str]) -> String {
     let output = kvq(arguments);

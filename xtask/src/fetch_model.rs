@@ -22,6 +22,13 @@ pub struct Args {
     model: Model,
 }
 
+impl Args {
+    /// The model of the slow tests.
+    pub const fn smollm2() -> Self {
+        Self { model: Model::SmolLm2_135m }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Model {
     /// SmolLM2-135M-Instruct, Q4_1 weights, 98 MB.

@@ -36,7 +36,7 @@ enum Verb {
     /// Install what the tests need: the Rust targets, QEMU, a C compiler and mdBook.
     Setup,
     /// Run every check, in order, and count them.
-    Test,
+    Test(test::Args),
     /// Measure every operation, write a record and compare it with the last one.
     Bench(bench::Args),
     /// Build the firmware, run it under QEMU and compare its logs with the blessed ones.
@@ -72,7 +72,7 @@ fn parse(words: &[&str]) -> Result<(), clap::Error> {
 fn main() -> ExitCode {
     let result = match Args::parse().verb {
         Verb::Setup => setup::run(),
-        Verb::Test => test::run(),
+        Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Qemu(args) => qemu::run(&args),
         Verb::Golden => golden::run(),

@@ -13,6 +13,7 @@ use crate::aarch64;
 use crate::bench;
 use crate::book;
 use crate::commands;
+use crate::fetch_model;
 use crate::header;
 use crate::no_panic;
 use crate::qemu;
@@ -26,8 +27,19 @@ const INSTALL_PYTHON: &str = "install Python 3 (Debian: apt-get install python3)
 /// What the README's first command must print: its reference row and its best-known preset.
 const SMOKE_WORDS: [&str; 2] = ["dense-f32", "4x"];
 
-pub fn run() -> Result<()> {
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run the tests that take minutes and a real model instead, which is fetched where it is not here.
+    #[arg(long)]
+    slow: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
     let mut tally = Tally::default();
+    if args.slow {
+        slow(&mut tally);
+        return tally.finish();
+    }
     tally.step("what the checks need is installed (cargo xtask setup)", setup::run);
     tally.cargo(&["fmt", "--all", "--check"], &[]);
     tally.cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]);
@@ -68,6 +80,26 @@ pub fn run() -> Result<()> {
     smoke.args(["run", "--release"]);
     tally.step(&render(&smoke), || first_command(&mut smoke));
     tally.finish()
+}
+
+/// Tests of the host that are ignored elsewhere and named `slow_…`, with what they print.
+fn slow(tally: &mut Tally) {
+    tally.step("cargo xtask fetch-model smollm2-135m", || fetch_model::run(&fetch_model::Args::smollm2()));
+    tally.cargo(
+        &[
+            "test",
+            "--release",
+            "-p",
+            "kvq-host",
+            "--test",
+            "field_cases",
+            "slow_",
+            "--",
+            "--ignored",
+            "--nocapture",
+        ],
+        &[],
+    );
 }
 
 /// The codec's lints and tests for aarch64, whose programs an emulator runs.

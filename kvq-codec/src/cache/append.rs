@@ -191,6 +191,8 @@ impl<S: Storage> Cache<S> {
         n_tokens: usize,
     ) -> Result<(), Error> {
         let mut state = self.layer(layer);
+        #[cfg(test)]
+        super::encodings::note_token(state.len);
         if state.n_sink < self.plan.n_sink && state.len == state.n_sink {
             self.put_sink(layer, Side::Key, state.n_sink, (keys, token, n_tokens));
             self.put_sink(layer, Side::Value, state.n_sink, (values, token, n_tokens));

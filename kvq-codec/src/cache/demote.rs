@@ -74,6 +74,8 @@ impl<S: Storage> Cache<S> {
                 let source = Source { ids: &source, exponents: &exponents };
                 self.pack_block(side, new, block, &source, span, &target);
             } else {
+                #[cfg(test)]
+                super::encodings::note_span(self.record(span), self.plan.span_len, side, new, block);
                 self.encode_block_again((span, &plan, block), old, (new, &target));
             }
         }

@@ -5,6 +5,8 @@ mod arithmetic;
 mod attend;
 mod demote;
 mod dequantize;
+#[cfg(test)]
+mod encodings;
 mod fork;
 mod layer;
 mod pack;

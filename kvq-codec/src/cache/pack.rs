@@ -171,6 +171,10 @@ impl<S: Storage> Cache<S> {
         record: u32,
         target: &UnitIds,
     ) {
+        #[cfg(test)]
+        if layout != Layout::Q8 {
+            super::encodings::note_span(self.record(record), self.plan.span_len, side, layout, block);
+        }
         let plan = *self.plan.side(side);
         let span_len = self.plan.span_len;
         let n_values = plan.block_values(block);

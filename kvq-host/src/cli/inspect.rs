@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use candle_core::quantized::gguf_file::Content;
 use kvq_codec::{Backend, Cache, SNAPSHOT_HEADER_BYTES, SnapshotInfo};
 use kvq_tiny::Image;
 use safetensors::tensor::Metadata;
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::kv_store::packed::GrowingMemory;
 use crate::measure::TierMap;
+use crate::model::open_gguf;
 use crate::plan;
 use crate::policy::NamedPolicy;
 use crate::report::{PolicyRecord, TierMapRecord};
@@ -132,7 +132,7 @@ fn image(bytes: &[u8]) -> Result<Value> {
 }
 
 fn gguf(path: &Path, file_bytes: u64) -> Result<Value> {
-    let content = Content::read(&mut BufReader::new(File::open(path)?)).context("a damaged GGUF file")?;
+    let (content, _) = open_gguf(path)?;
     let text = |key: &str| content.metadata.get(key).and_then(|value| value.to_string().ok().cloned());
     let tensors = content.tensor_infos.values();
     let formats = tally(tensors.clone().map(|info| format!("{:?}", info.ggml_dtype)));

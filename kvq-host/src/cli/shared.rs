@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use kvq_codec::Backend;
@@ -218,6 +218,19 @@ pub fn write(record: &Record, json: Option<&str>, page: Option<&Path>) -> Result
         record.write_json(target)?;
     }
     page.map_or(Ok(()), |path| html::write(path, &Collection::one(record.clone())))
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// A file that cannot be read, or is not UTF-8: the first byte that is not is named.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).context("cannot read the file")?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+        anyhow!("byte {at} (0x{byte:02x}) is not UTF-8: convert the file, for example with `iconv -t UTF-8`")
+    })
 }
 
 /// A progress bar over tokens on standard error; nothing where that is no terminal.

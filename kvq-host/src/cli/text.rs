@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::shared::Session;
+use super::shared::{Session, read_text};
 use crate::model::registry::BUILTIN;
 use crate::report::TextRecord;
 
@@ -29,8 +29,7 @@ pub struct Text {
 pub fn read(path: Option<&Path>, session: &Session) -> Result<Text> {
     let (name, text) = match path {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("--text {}: cannot read the file", path.display()))?;
+            let text = read_text(path).with_context(|| format!("--text {}", path.display()))?;
             let name = path.file_name().unwrap_or(path.as_os_str());
             (name.to_string_lossy().into_owned(), text)
         }

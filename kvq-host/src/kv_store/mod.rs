@@ -81,6 +81,15 @@ pub trait KvStore: Send {
     /// Forgets every token from position `len` on.
     fn trim(&mut self, len: usize) -> Result<()>;
 
+    /// Forgets tokens from position `len` on, and as many before it as it takes to hold exactly what an empty store
+    /// holds that has read the rest; returns how many those are.
+    ///
+    /// # Errors
+    /// As [`trim`](Self::trim); the store is then as it was.
+    fn trim_as_fresh(&mut self, len: usize) -> Result<usize> {
+        self.trim(len).map(|()| len)
+    }
+
     /// Forgets every token.
     fn clear(&mut self);
 

@@ -3,7 +3,9 @@
 use std::any::Any;
 
 use anyhow::{Result, anyhow, ensure};
-use kvq_codec::{Backend, Cache, KvShape, MemoryReport, Policy, Storage};
+use kvq_codec::{
+    Backend, Cache, Error, KvCache, KvShape, MAX_TIERS, MemoryReport, Policy, Side, Storage, TierUse,
+};
 use rayon::prelude::*;
 
 use super::{KvBytes, KvStore};
@@ -102,6 +104,61 @@ impl<M: Storage + Sync> PackedStore<M> {
     }
 }
 
+/// What one layer holds on one side: sinks, tiers from the last to the first, recent window.
+type Held = [TierUse; MAX_TIERS + 2];
+
+impl<M: Storage> PackedStore<M> {
+    /// How many of the first `len` tokens are held as by an empty store that has read `len` tokens: all of them, or
+    /// those that it would have packed; none where older ones were demoted or dropped since.
+    fn as_fresh(&self, len: usize) -> Result<Option<usize>> {
+        let (shape, policy) = (self.cache.shape(), *self.cache.policy());
+        // All layers but those at the edges are alike, and those are never demoted.
+        let layer = usize::from(policy.edge_layers.first).min(shape.n_layers - 1);
+        let maps = |map: Result<[Held; 2], Error>| map.map_err(|e| anyhow!("{e}"));
+        let own = maps(held(&self.cache, layer))?;
+        let fresh = if M::GROWS {
+            let memory = GrowingMemory::default();
+            maps(
+                Cache::new(shape, policy, self.cache.backend(), memory)
+                    .and_then(|cache| read(cache, layer, len)),
+            )?
+        } else {
+            let mut memory = vec![0; self.cache.storage_bytes()];
+            let cache = KvCache::new(shape, policy, self.cache.backend(), &mut memory);
+            maps(cache.and_then(|cache| read(cache, layer, len)))?
+        };
+        let recent = |map: &Held| map.last().map_or(0, |tier| tier.tokens);
+        let (packed, own_packed) = (len - recent(&fresh[0]).min(len), self.cache.len() - recent(&own[0]));
+        let first_of = |map: &Held| {
+            let mut left = packed;
+            map.map(|tier| {
+                let n = tier.tokens.min(left);
+                left -= n;
+                n
+            })
+        };
+        let alike = own.iter().zip(&fresh).all(|(own, fresh)| first_of(own) == first_of(fresh));
+        let spans = own_packed - own[0][0].tokens;
+        Ok(match alike && spans.is_multiple_of(usize::from(policy.span_len)) {
+            false => None,
+            true if own_packed == packed => Some(len),
+            true => Some(packed),
+        })
+    }
+}
+
+fn held<S: Storage>(cache: &Cache<S>, layer: usize) -> Result<[Held; 2], Error> {
+    Ok([cache.tier_map(layer, Side::Key)?, cache.tier_map(layer, Side::Value)?])
+}
+
+/// What a layer holds after `len` tokens: it depends on lengths alone, so zeros tell, in one layer.
+fn read<S: Storage>(mut cache: Cache<S>, layer: usize, len: usize) -> Result<[Held; 2], Error> {
+    let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = cache.shape();
+    let (keys, values) = (vec![0.0; n_kv_heads * key_head_dim], vec![0.0; n_kv_heads * value_head_dim]);
+    (0..len).try_for_each(|_| cache.append(layer, 1, &keys, &values))?;
+    held(&cache, layer)
+}
+
 impl<M: Storage + Send + Sync + 'static> KvStore for PackedStore<M> {
     fn shape(&self) -> KvShape {
         self.cache.shape()
@@ -132,6 +189,16 @@ impl<M: Storage + Send + Sync + 'static> KvStore for PackedStore<M> {
 
     fn trim(&mut self, len: usize) -> Result<()> {
         self.cache.trim(len).map_err(|e| anyhow!("{e}"))
+    }
+
+    /// Trimming leaves packed what was packed, and demoted what was demoted, since the store was `len` tokens long; an
+    /// empty store that reads `len` tokens would still hold the newest of them at 8 bits. So the store is trimmed to
+    /// where that one would have packed up to. Where older tokens were demoted since, only the sinks are as they would be.
+    fn trim_as_fresh(&mut self, len: usize) -> Result<usize> {
+        ensure!(len <= self.len(), "{len} tokens asked for, {} held", self.len());
+        let sinks = usize::from(self.cache.policy().n_sink).min(len);
+        let keep = if len == self.len() { len } else { self.as_fresh(len)?.unwrap_or(sinks) };
+        self.trim(keep).map(|()| keep)
     }
 
     fn clear(&mut self) {

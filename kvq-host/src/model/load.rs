@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use candle_core::quantized::gguf_file::Content;
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -15,7 +14,7 @@ use super::gpt2::{Gpt2, Gpt2Config};
 use super::llama::{self, Llama};
 use super::registry::{self, Location};
 use super::weights::{Checkpoint, safetensors_files};
-use super::{LanguageModel, TextTokenizer, hub};
+use super::{LanguageModel, TextTokenizer, gguf_file, hub};
 
 /// The model inside this program, in Hugging Face's layout.
 pub(super) const BUILTIN_CONFIG: &str = include_str!("../../assets/builtin/config.json");
@@ -131,12 +130,10 @@ fn random(shape: &str, seed: u64) -> Result<LoadedModel> {
 }
 
 fn gguf(path: &Path) -> Result<LoadedModel> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut reader = BufReader::new(file);
-    let content =
-        Content::read(&mut reader).with_context(|| format!("{} is no GGUF file", path.display()))?;
+    let (content, mut reader) = gguf_file::open(path)?;
     let tokenizer = TextTokenizer::from_gguf(&content)?;
     let (model, weight_notes) = Llama::from_gguf(&content, &mut reader)?;
+    check_vocabulary(&tokenizer, &model, "the GGUF file's")?;
     let text = |key: &str| content.metadata.get(key).and_then(|value| value.to_string().ok());
     let name = |id: Option<u32>| id.and_then(|id| tokenizer.token_name(id)).unwrap_or_default();
     let chat_template = text("tokenizer.chat_template").map(|source| {
@@ -192,6 +189,7 @@ fn checkpoint(files: &hub::Files) -> Result<LoadedModel> {
     }
     let mut checkpoint = Checkpoint::open(&files.weights)?;
     let model = build(&config, &mut checkpoint)?;
+    check_vocabulary(&tokenizer, &*model, &files.tokenizer.display().to_string())?;
     Ok(LoadedModel {
         model,
         tokenizer,
@@ -205,6 +203,27 @@ fn checkpoint(files: &hub::Files) -> Result<LoadedModel> {
             random_weights: false,
         },
     })
+}
+
+/// Refuses a tokenizer of another model: one with tokens that the model has no embeddings for, or without names for
+/// most of those it has. Models are padded to round sizes, and tokenizers may have a few added tokens more (Gemma 3's
+/// has one for images), so that the numbers need not be the same.
+fn check_vocabulary(tokenizer: &TextTokenizer, model: &dyn LanguageModel, from: &str) -> Result<()> {
+    let (base, all, needed) =
+        (tokenizer.base_vocab_size(), tokenizer.vocab_size(), model.config().vocab_size);
+    ensure!(
+        base <= needed && all >= needed / 2,
+        "{from} tokenizer has {all} tokens and the model {needed}: it belongs to another model; put the model's own \
+         tokenizer in its place"
+    );
+    if let Some(id) = tokenizer.eos_ids().iter().chain(&tokenizer.bos_id()).find(|&&id| id as usize >= needed)
+    {
+        bail!(
+            "the token {id} begins or ends texts, and the model has {needed} tokens: {from} tokenizer or the \
+               configuration belongs to another model"
+        );
+    }
+    Ok(())
 }
 
 /// The model that config.json describes, with the weights of a checkpoint.

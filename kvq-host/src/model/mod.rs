@@ -3,6 +3,7 @@
 mod chat;
 mod forward;
 pub mod generate;
+mod gguf_file;
 pub mod gpt2;
 mod hub;
 mod image;
@@ -23,6 +24,7 @@ use kvq_codec::KvShape;
 use crate::kv_store::KvStore;
 pub use chat::{ChatTemplate, Message};
 pub use generate::{GenerateOptions, Generation, Generator, StopReason, generate, prefill, prefill_observed};
+pub(crate) use gguf_file::open as open_gguf;
 pub use image::export;
 pub use llama::Llama;
 pub use load::{LoadedModel, ModelInfo, load, load_weights};

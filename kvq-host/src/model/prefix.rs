@@ -8,9 +8,9 @@ use crate::kv_store::KvStore;
 /// many tokens of the prompt it then holds: only the rest is to be prefilled. At least one token always is,
 /// because the logits come from it. `store` is empty where nothing can be reused.
 ///
-/// What stays is not touched. So a dense store goes on exactly as if it had read the prompt alone, and a packed
-/// one does where it has packed nothing since it was as long as what is kept. Otherwise tokens that it has
-/// packed stay packed, where a fresh store would still hold them precisely for a while.
+/// What follows is what a fresh store gives: a packed store gives up the tokens as well that a fresh one would still hold
+/// at 8 bits and it has packed since, at most a recent window and a span of them; where it has demoted older tokens
+/// since, all but the sinks ([`KvStore::trim_as_fresh`]).
 ///
 /// # Errors
 /// A `prompt` without tokens.
@@ -18,10 +18,9 @@ pub fn keep_prefix(store: &mut dyn KvStore, held: &[u32], prompt: &[u32]) -> Res
     ensure!(!prompt.is_empty(), "a prompt without tokens");
     let common = held.iter().zip(prompt).take(store.len()).take_while(|(a, b)| a == b).count();
     let keep = common.min(prompt.len() - 1);
-    if store.trim(keep).is_err() {
-        // Tokens before the cut were evicted, and cannot be taken as read.
+    // Tokens before the cut may have been evicted, and cannot be taken as read then.
+    Ok(store.trim_as_fresh(keep).unwrap_or_else(|_| {
         store.clear();
-        return Ok(0);
-    }
-    Ok(keep)
+        0
+    }))
 }

@@ -1,13 +1,11 @@
 //! KV shapes of models: by name, by figures, or from a model's configuration without its weights.
 
-use std::fs::File;
-use std::io::BufReader;
-
 use anyhow::{Context, Result, bail};
 use candle_core::quantized::gguf_file::Content;
 use kvq_codec::KvShape;
 use serde_json::Value;
 
+use crate::model::open_gguf;
 use crate::model::registry::{self, Location};
 
 /// The name of a [known](registry::KNOWN) model, or `layers,kv_heads,head_dim`.
@@ -41,8 +39,7 @@ pub fn of_model(spec: &str) -> Result<KvShape> {
             from_config(&config).with_context(|| path.display().to_string())
         }
         Some(Location::Gguf(path)) => {
-            let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-            from_gguf(&Content::read(&mut BufReader::new(file))?).with_context(|| path.display().to_string())
+            from_gguf(&open_gguf(&path)?.0).with_context(|| path.display().to_string())
         }
         _ => bail!("--model {spec}: its files are not on this machine; give its figures with --shape"),
     }

@@ -27,7 +27,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`State::write`](super::State::write); the new file is then gone, and `path` as it was.
 pub(super) fn write(path: &Path, parts: &[Vec<u8>]) -> Result<()> {
+    // What is replaced is the file that a link points to. A device or a pipe is no file: it would be gone.
+    let target = path.canonicalize();
+    let path = target.as_deref().unwrap_or(path);
     ensure!(!path.is_dir(), "this is a folder");
+    ensure!(path.is_file() || !path.exists(), "this is no regular file, and is not replaced by one");
     // The parent of a bare name is the empty path.
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()

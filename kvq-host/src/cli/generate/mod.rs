@@ -197,8 +197,7 @@ fn prompts(args: &Args) -> Result<Vec<(String, String)>> {
     let Some(path) = &args.prompt_file else {
         return Ok(args.prompt.iter().map(|prompt| ("--prompt".to_owned(), prompt.clone())).collect());
     };
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("--prompt-file {}: cannot read the file", path.display()))?;
+    let text = shared::read_text(path).with_context(|| format!("--prompt-file {}", path.display()))?;
     Ok(vec![(path.display().to_string(), text)])
 }
 
@@ -227,7 +226,12 @@ fn continue_prompts(
             }
             None => (Sequence::open(session, cache, load)?, tokenizer.encode(&prompt, true)?),
         };
-        usage!(!tokens.is_empty(), "--prompt: no token to continue");
+        usage!(
+            !tokens.is_empty(),
+            "{}: a text of {} characters has no token to continue; allowed is at least 1",
+            finished.prompt_name,
+            prompt.chars().count()
+        );
         let options = args.options(tokens.len(), session)?;
         stream_to_stdout(shown, &prompt)?;
         let answer = sequence.generate(tokens, &options, |piece| stream_to_stdout(shown, piece))?;

@@ -93,7 +93,12 @@ impl CompressedDynamicCache {
         let shape = KvShape::new(1, keys.n_heads, keys.head_dim).with_value_head_dim(values.head_dim);
         if self.rows.is_empty() {
             let store = || PackedStore::new(shape, self.policy, self.backend).map_err(failed);
-            self.rows = (0..keys.batch).map(|_| store()).collect::<Result<_>>()?;
+            // No place for more rows than there are: it would be memory that no report counts.
+            let mut rows = Vec::with_capacity(keys.batch);
+            for _ in 0..keys.batch {
+                rows.push(store()?);
+            }
+            self.rows = rows;
         }
         if self.rows.len() != keys.batch || self.rows.iter().any(|row| row.shape() != shape) {
             bail!(
@@ -186,7 +191,7 @@ impl CompressedDynamicCache {
 
     /// Forgets everything: the next append may have another batch.
     pub fn reset(&mut self) {
-        self.rows.clear();
+        self.rows = Vec::new();
     }
 
     /// Tokens appended, of the longest sequence.

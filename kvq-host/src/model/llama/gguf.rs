@@ -213,6 +213,13 @@ impl Metadata<'_> {
         let (hidden_size, n_heads) =
             (self.required("embedding_length")?, self.required("attention.head_count")?);
         ensure!(n_heads > 0, "metadata of a model without heads");
+        // A layer is several tensors: with fewer than one each, the number is not to be believed.
+        let (n_layers, n_tensors) = (self.required("block_count")?, self.content.tensor_infos.len());
+        ensure!(
+            n_layers <= n_tensors,
+            "metadata `{}.block_count` is {n_layers}, and the file has {n_tensors} tensors",
+            self.architecture
+        );
         let head_dim = self.size("attention.key_length")?.unwrap_or(hidden_size / n_heads);
         let value_dim = self.size("attention.value_length")?.unwrap_or(head_dim);
         ensure!(value_dim == head_dim, "keys of {head_dim} and values of {value_dim} are not computed");

@@ -130,6 +130,11 @@ impl TextTokenizer {
         self
     }
 
+    /// Tokens in the vocabulary without those that were added to it, such as marks of turns.
+    pub fn base_vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(false)
+    }
+
     /// Tokens in the vocabulary, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

@@ -1,20 +1,12 @@
 //! Rolling back: what remains attends exactly as before, and the cache goes on as if nothing had been.
 
-mod common;
-
-use common::{Growing, Random, Sequence, aged, lighter, reference, relative_error, unless_miri};
-use kvq_codec::{Backend, Cache, KvShape, Layout, Policy, Side};
+use super::common::snapshots::snapshot;
+use super::common::{Growing, Random, Sequence, aged, lighter, reference, relative_error, unless_miri};
+use super::{append, fresh, restored};
+use kvq_codec::{Backend, Cache, Error, KvShape, Layout, Policy, Side};
 
 const SHAPE: KvShape = KvShape::new(2, 2, unless_miri(32, 4));
 const HEAD_DIM: usize = SHAPE.key_head_dim;
-
-fn append(cache: &mut Cache<Growing>, sequence: &Sequence, from: usize, to: usize) {
-    for layer in 0..SHAPE.n_layers {
-        cache
-            .append(layer, to - from, &sequence.slab(from, to, true), &sequence.slab(from, to, false))
-            .unwrap();
-    }
-}
 
 fn attend(cache: &Cache<Growing>, layer: usize) -> Vec<f32> {
     let q: Vec<f32> = (0..2 * HEAD_DIM).map(|i| (i as f32 * 0.37).cos()).collect();
@@ -37,7 +29,7 @@ fn policies() -> Vec<Policy> {
 fn what_was_appended_after_a_length_leaves_no_trace_when_trimmed_to_it() {
     // Within the room before the next packing nothing is demoted, so the comparison is exact.
     for policy in policies() {
-        let mut cache = Cache::new(SHAPE, policy, Backend::detect(), Growing::default()).unwrap();
+        let mut cache = fresh(SHAPE, policy, Backend::detect());
         let mut random = Random::new(3);
         let sequence = Sequence::new(SHAPE, unless_miri(1500, 130), 8);
         let (mut len, mut compared) = (0, 0);
@@ -71,7 +63,7 @@ fn any_earlier_length_can_be_returned_to() {
         let sequence = Sequence::new(SHAPE, n, 8);
         let all = [699, 640, 639, 600, 577, 576, 444, 130, 68, 67, 20, 5, 4, 3, 1, 0];
         for &to in unless_miri(&all[..], &[50, 3]) {
-            let mut cache = Cache::new(SHAPE, policy, Backend::detect(), Growing::default()).unwrap();
+            let mut cache = fresh(SHAPE, policy, Backend::detect());
             append(&mut cache, &sequence, 0, n);
             cache.trim(to).unwrap();
             assert_eq!(cache.len(), to);
@@ -100,7 +92,7 @@ fn random_sequences_equal_a_cache_built_fresh_while_nothing_is_demoted() {
     let mut random = Random::new(17);
     for round in 0..unless_miri(40, 1) {
         let mut sequence = Sequence::new(SHAPE, 0, round);
-        let mut cache = Cache::new(SHAPE, policy, Backend::detect(), Growing::default()).unwrap();
+        let mut cache = fresh(SHAPE, policy, Backend::detect());
         for _ in 0..unless_miri(25, 6) {
             let len = sequence.tokens.len();
             if random.below(3) == 0 && len > 0 {
@@ -119,7 +111,7 @@ fn random_sequences_equal_a_cache_built_fresh_while_nothing_is_demoted() {
         if len == 0 {
             continue;
         }
-        let mut fresh = Cache::new(SHAPE, policy, Backend::detect(), Growing::default()).unwrap();
+        let mut fresh = fresh(SHAPE, policy, Backend::detect());
         append(&mut fresh, &sequence, 0, len);
         for layer in 0..2 {
             for (a, b) in attend(&cache, layer).iter().zip(attend(&fresh, layer)) {
@@ -129,18 +121,84 @@ fn random_sequences_equal_a_cache_built_fresh_while_nothing_is_demoted() {
     }
 }
 
+/// Where a policy has all tiers at work: `(tier counted from the last, first position, tokens)` of keys, oldest first.
+fn places(cache: &Cache<Growing>) -> Vec<(usize, usize, usize)> {
+    let mut first = 0;
+    let map = cache.tier_map(1, Side::Key).unwrap();
+    let places = map.iter().enumerate().map(|(place, tier)| {
+        first += tier.tokens;
+        (place, first - tier.tokens, tier.tokens)
+    });
+    places.collect()
+}
+
+/// Inside a demoted span, across the borders of spans, to nothing and to where it is: what is left is what was there.
 #[test]
-fn clear_gives_a_fresh_cache() {
-    let n = unless_miri(300, 76);
+fn a_rollback_keeps_every_row_before_it_and_nothing_else() {
+    let n = unless_miri(230, 140);
+    let policy = lighter(aged(&[Layout::S4, Layout::S3, Layout::S2], 16, 16));
     let sequence = Sequence::new(SHAPE, n, 8);
-    let mut cache =
-        Cache::new(SHAPE, lighter(Policy::FOUR_X), Backend::detect(), Growing::default()).unwrap();
-    append(&mut cache, &sequence, 0, n);
-    cache.clear();
-    assert!(cache.is_empty());
-    append(&mut cache, &sequence, 0, n / 2 + 35);
-    let mut fresh =
-        Cache::new(SHAPE, lighter(Policy::FOUR_X), Backend::detect(), Growing::default()).unwrap();
-    append(&mut fresh, &sequence, 0, n / 2 + 35);
-    assert_eq!(attend(&cache, 1), attend(&fresh, 1));
+    let mut whole = fresh(SHAPE, policy, Backend::detect());
+    append(&mut whole, &sequence, 0, n);
+    let all = places(&whole);
+    let demoted = all.iter().find(|(place, ..)| *place == 2).copied().unwrap();
+    assert!(demoted.2 >= 32, "two spans in the last tier but one: {all:?}");
+    let last_tier = all.iter().find(|(_, _, tokens)| *tokens >= 32).copied().unwrap();
+    let (span, tail) = (demoted.1, n - 3);
+    let targets = [span + 5, span, span + 16, span - 1, span + 17, last_tier.1 + 9, 4, 3, 0, tail, n];
+    for to in targets {
+        let mut cache = fresh(SHAPE, policy, Backend::detect());
+        whole.fork_into(&mut cache).unwrap();
+        cache.trim(to).unwrap();
+        assert_eq!((cache.len(), cache.n_held(0), cache.n_held(1)), (to, Ok(to), Ok(to)));
+        for side in [Side::Key, Side::Value] {
+            for head in 0..SHAPE.n_kv_heads {
+                let before = restored(&whole, 1, side, head);
+                assert_eq!(restored(&cache, 1, side, head), before[..to * HEAD_DIM], "{side:?} to {to}");
+            }
+        }
+        // Queries of the newest tokens see what is left and nothing of what is gone.
+        if to > 0 {
+            let q: Vec<f32> = (0..2 * HEAD_DIM).map(|i| (i as f32 * 0.37).cos()).collect();
+            let mut out = vec![0.0; 2 * HEAD_DIM];
+            cache.attend(1, 1, &q, &mut out).unwrap();
+            for head in 0..2 {
+                let expected = reference(&sequence, head, &q[head * HEAD_DIM..][..HEAD_DIM], 0..to);
+                let error = relative_error(&out[head * HEAD_DIM..][..HEAD_DIM], &expected);
+                assert!(error < 0.9, "to {to}: {error}");
+            }
+        }
+        if to == n {
+            assert!(snapshot(&cache) == snapshot(&whole), "a rollback to the present length changes nothing");
+        }
+        if to == 0 {
+            let mut other = fresh(SHAPE, policy, Backend::detect());
+            append(&mut other, &sequence, 0, n);
+            append(&mut cache, &sequence, 0, n);
+            assert!(snapshot(&cache) == snapshot(&other), "after a rollback to 0 all is as in a fresh cache");
+        }
+    }
+}
+
+#[test]
+fn a_rollback_past_the_end_is_an_error_that_changes_nothing() {
+    let n = unless_miri(230, 90);
+    let mut cache = fresh(SHAPE, lighter(Policy::FOUR_X), Backend::detect());
+    append(&mut cache, &Sequence::new(SHAPE, n, 8), 0, n);
+    let before = snapshot(&cache);
+    for to in [n + 1, n + 64, usize::MAX] {
+        let error = cache.trim(to).unwrap_err();
+        assert_eq!(error, Error::PastEnd { len: n as u32, got: to.min(u32::MAX as usize) as u32 });
+        let text = error.to_string();
+        assert!(text.contains(&format!("{n} held")) && text.contains("Cache::len"), "{text}");
+    }
+    assert!(snapshot(&cache) == before);
+    // A layer that is behind the others decides.
+    let one = Sequence::new(SHAPE, 1, 9);
+    cache.append(0, 1, &one.slab(0, 1, true), &one.slab(0, 1, false)).unwrap();
+    let before = snapshot(&cache);
+    assert_eq!(cache.trim(n + 1), Err(Error::PastEnd { len: n as u32, got: n as u32 + 1 }));
+    assert!(snapshot(&cache) == before);
+    cache.trim(n).unwrap();
+    assert_eq!(cache.len(), n);
 }

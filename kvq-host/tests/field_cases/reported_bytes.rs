@@ -1,0 +1,123 @@
+//! Reported bytes are the allocator's, for every kind of cache at every length; and the cache is smaller than fp16's
+//! from 1,024 tokens on. Below that the record says that the recent window is a large part of it.
+
+use candle_core::{Device, Tensor};
+use kvq_codec::{Backend, KvShape, Policy};
+use kvq_host::kv_store::KvStore;
+use kvq_host::kv_store::candle::CompressedDynamicCache;
+use kvq_host::kv_store::dense::{DenseF16, DenseF32};
+use kvq_host::kv_store::fixed::FixedStore;
+use kvq_host::kv_store::packed::PackedStore;
+use stats_alloc::Region;
+
+use super::program::record;
+use super::{ALLOCATOR, alone};
+
+/// SmolLM2-135M with a third of its layers, which the time of the test asks for.
+const SHAPE: KvShape = KvShape::new(10, 3, 64);
+
+/// Bytes that were allocated since and are still held, and all that were allocated.
+fn held(region: &Region<'_, std::alloc::System>) -> (usize, usize) {
+    let change = region.change();
+    (change.bytes_allocated - change.bytes_deallocated, change.bytes_allocated)
+}
+
+/// Fills the store token by token; the allocator must agree at each length, and `peak` sees the most bytes that can have
+/// been held at once during an append (all that it allocated counts, and nothing that it gave back).
+fn fill(
+    what: &str,
+    region: &Region<'_, std::alloc::System>,
+    store: &mut dyn KvStore,
+    n: usize,
+    mut peak: impl FnMut(usize, usize),
+) {
+    // On the stack: what the test allocates would be counted.
+    let row: [f32; SHAPE.n_kv_heads * SHAPE.key_head_dim] = std::array::from_fn(|i| (i as f32 * 0.7).sin());
+    assert_eq!(store.memory().total(), held(region).0, "{what}, empty");
+    for t in 0..n {
+        let (before, allocated) = held(region);
+        for layer in 0..SHAPE.n_layers {
+            store.append(layer, 1, &row, &row).unwrap();
+        }
+        let (after, all) = held(region);
+        assert_eq!(store.memory().total(), after, "{what}, token {t}: {:?}", store.memory());
+        peak(t + 1, before + all - allocated);
+    }
+    store.trim(n / 2).unwrap();
+    assert_eq!(store.memory().total(), held(region).0, "{what}, trimmed");
+    store.clear();
+    assert_eq!(store.memory().total(), held(region).0, "{what}, cleared");
+}
+
+#[test]
+#[ignore = "the child process of another test"]
+fn count_every_byte() {
+    const N: usize = 1400;
+    let fp16 = SHAPE.fp16_bytes_per_token();
+    for (name, policy) in Policy::PRESETS {
+        let region = Region::new(ALLOCATOR);
+        let mut store = Box::new(PackedStore::new(SHAPE, policy, Backend::detect()).unwrap());
+        let mut worst = 0.0f64;
+        fill(name, &region, &mut *store, N, |tokens, peak| {
+            if tokens >= 1024 {
+                worst = worst.max(peak as f64 / (tokens * fp16) as f64);
+            }
+        });
+        println!("{name}: at most {worst:.3} of fp16 at once from 1,024 tokens on");
+        assert!(worst < 1.0, "{name}: {worst}");
+        drop(store);
+        assert_eq!(held(&region).0, 0, "{name}: all is given back");
+    }
+    let region = Region::new(ALLOCATOR);
+    let mut store = Box::new(DenseF32::new(SHAPE));
+    fill("dense f32", &region, &mut *store, 300, |_, _| ());
+    drop(store);
+    let region = Region::new(ALLOCATOR);
+    let mut store = Box::new(DenseF16::new(SHAPE));
+    fill("dense f16", &region, &mut *store, 300, |_, _| ());
+    drop(store);
+    // A budget is allocated at the start, and nothing after it.
+    let region = Region::new(ALLOCATOR);
+    let policy = Policy::FOUR_X.with_byte_budget(kvq_codec::WhenFull::Demote);
+    let mut store = Box::new(FixedStore::within(SHAPE, policy, Backend::detect(), 1 << 20).unwrap());
+    let at_first = held(&region).0;
+    fill("fixed", &region, &mut *store, 300, |_, _| ());
+    assert_eq!((held(&region).0, at_first), (1 << 20, 1 << 20));
+    drop(store);
+    // The cache for candle's tensors: its sequences, however many they are.
+    for batch in [1usize, 2, 3, 5] {
+        let values: Vec<f32> = (0..batch * 2 * 90 * 64).map(|i| (i as f32 * 0.3).cos()).collect();
+        let k = Tensor::from_vec(values, (batch, 2, 90, 64), &Device::Cpu).unwrap();
+        let mut cache = CompressedDynamicCache::new(2, Policy::FOUR_X).unwrap();
+        // What candle allocates on the way is given back by then.
+        cache.append_ragged(&k, &k, &[]).unwrap();
+        cache.reset();
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..3 {
+            cache.append_ragged(&k, &k, &[]).unwrap();
+            assert_eq!(cache.memory().total(), held(&region).0, "{batch} sequences");
+        }
+        cache.reset();
+        assert_eq!((cache.memory().total(), held(&region).0), (0, 0), "{batch} sequences, reset");
+    }
+}
+
+#[test]
+fn reported_bytes_are_the_allocators_and_below_fp16_from_1024_tokens_on() {
+    alone("reported_bytes::count_every_byte");
+}
+
+/// A record of a short context does not promise what holds for long ones.
+#[test]
+fn short_contexts_say_that_the_recent_window_is_most_of_them() {
+    let bench = |context: &str| {
+        record(&["bench", "--context", context, "--new-tokens", "1", "--rounds", "1", "--policy", "4x"])
+    };
+    let short = bench("96");
+    let notes = short["notes"].to_string();
+    assert!(notes.contains("96 are fewer") && notes.contains("8-bit window"), "{notes}");
+    let run = &short["runs"][2];
+    let of = |key: &str| run[key].as_u64().unwrap();
+    assert!(of("recent_bytes") + of("sink_bytes") > of("code_bytes"), "{run}");
+    assert!(run["compression_vs_fp16"].as_f64().unwrap() < 4.0, "{run}");
+}
