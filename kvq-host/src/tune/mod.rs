@@ -85,7 +85,7 @@ fn knobs() -> [(&'static str, Candidates); 4] {
             changed(policy, &orders, |policy, order| policy.ladder = ladder(*order))
         }),
         ("span_len and recent_len", |policy| {
-            let lengths = [(64, 16), (64, 64), (32, 16), (32, 32)];
+            let lengths = [(64, 0), (64, 16), (32, 16), (32, 32)];
             changed(policy, &lengths, |policy, lengths| (policy.span_len, policy.recent_len) = *lengths)
         }),
         ("first tiers", |policy| {
