@@ -7,9 +7,9 @@ use crate::setup::{AARCH64_TARGET, QEMU_AARCH64};
 use crate::tool::cargo;
 
 /// What runs under emulation: the binaries that read golden files (of snapshots in a unit test), compare
-/// backends, or attend. The others repeat what holds on every machine, and tests/snapshot.rs alone takes over
+/// backends, or attend in every shape. The others repeat what holds on every machine, and tests/snapshot.rs alone takes over
 /// two minutes here.
-const TESTS: [&str; 5] = ["--lib", "--test", "golden", "--test", "attention"];
+const TESTS: [&str; 5] = ["--lib", "--test", "golden", "--test", "field_cases"];
 
 /// The codec's lints for the target.
 pub fn lint() -> Command {
