@@ -37,7 +37,7 @@ mod kernel;
 mod math;
 mod pack;
 mod policy;
-pub mod quantize;
+mod quantize;
 mod rotate;
 mod shape;
 
