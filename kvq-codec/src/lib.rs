@@ -49,6 +49,6 @@ pub use cache::{
 pub use error::{Error, Side};
 pub use fixed::Fixed;
 pub use kernel::Backend;
-pub use policy::{Budget, EdgeLayers, MAX_TIERS, Policy, Step, Tier, WhenFull};
+pub use policy::{Budget, EdgeLayers, MAX_STEPS, MAX_TIERS, Policy, Step, Tier, WhenFull};
 pub use rotate::Rotation;
 pub use shape::{KvShape, MAX_HEAD_DIM};

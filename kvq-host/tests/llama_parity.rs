@@ -1,14 +1,16 @@
 //! Llama against the reference implementation, on random weights; and its GGUF form against itself.
 
 mod common;
+#[path = "common/gguf.rs"]
+mod file;
 
 use std::collections::HashMap;
 use std::io::Cursor;
-use std::path::PathBuf;
 
 use candle_core::quantized::gguf_file::{self, Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use file::{folder, gguf_name};
 use kvq_host::kv_store::dense::DenseF32;
 use kvq_host::model::{LanguageModel, Llama, Logits, load_weights};
 
@@ -27,27 +29,6 @@ fn wanted_rows_are_returned() {
 #[test]
 fn bad_input_is_an_error() {
     common::check_errors(FIXTURE);
-}
-
-/// Names of the fixture's tensors in a GGUF file.
-fn gguf_name(name: &str) -> String {
-    let name = name.strip_prefix("model.").unwrap_or(name);
-    let renames = [
-        ("layers.", "blk."),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-        ("embed_tokens", "token_embd"),
-        ("lm_head", "output"),
-    ];
-    let name = renames.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
-    if name == "norm.weight" { "output_norm.weight".into() } else { name }
 }
 
 /// The permutation that conversion applies to rows of queries and keys: `(heads, 2, 8, hidden)` to
@@ -69,7 +50,7 @@ fn gguf_with_factors(factors: &[f32]) -> Vec<u8> {
 }
 
 fn write_gguf(dtype: GgmlDType, changes: &[(&str, Value)], rope_factors: Option<&[f32]>) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(FIXTURE);
+    let path = folder(FIXTURE);
     let tensors = candle_core::safetensors::load(path.join("model.safetensors"), &Device::Cpu).unwrap();
     let mut tensors: HashMap<String, QTensor> = tensors
         .iter()
@@ -80,7 +61,7 @@ fn write_gguf(dtype: GgmlDType, changes: &[(&str, Value)], rope_factors: Option<
                 _ => tensor.clone(),
             };
             let dtype = if tensor.rank() == 1 { GgmlDType::F32 } else { dtype };
-            (gguf_name(name), QTensor::quantize(&tensor, dtype).unwrap())
+            (gguf_name(name, false), QTensor::quantize(&tensor, dtype).unwrap())
         })
         .collect();
     if let Some(factors) = rope_factors {
@@ -181,7 +162,7 @@ fn variants_that_would_be_computed_wrongly_are_refused() {
 /// The frequency factors of a GGUF file are what the figures of config.json come to.
 #[test]
 fn frequency_factors_give_the_logits_of_a_checkpoint_with_llama3_scaling() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(FIXTURE);
+    let path = folder(FIXTURE);
     let changed = tempfile::tempdir().unwrap();
     std::fs::copy(path.join("model.safetensors"), changed.path().join("model.safetensors")).unwrap();
     let config = std::fs::read_to_string(path.join("config.json")).unwrap();

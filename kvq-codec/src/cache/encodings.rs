@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::vec::Vec;
 
-use super::Cache;
+use super::KvCache;
 use super::layer::SpanHead;
 use super::plan::COMPRESSION_FROM_TOKENS;
 use crate::block::Layout;
@@ -37,48 +37,17 @@ pub(super) fn note_span(record: &[u8], span_len: usize, side: Side, layout: Layo
 }
 
 /// The most often that any token was encoded in one tier, and encodings in tiers per token and side on average.
-fn count(policy: Policy, bytes: Option<usize>, n: usize, at_once: usize) -> (usize, f64) {
-    const SHAPE: KvShape = KvShape::new(1, 2, 16);
+fn count(policy: Policy, bytes: usize, n: usize, at_once: usize) -> (usize, f64) {
     COUNTS.with_borrow_mut(Vec::clear);
     let row: Vec<f32> = (0..at_once * 32).map(|i| (i as f32 * 0.37).sin()).collect();
-    let mut memory = std::vec![0; bytes.unwrap_or(0)];
-    let run = |append: &mut dyn FnMut(&[f32])| (0..n / at_once).for_each(|_| append(&row));
-    match bytes {
-        Some(_) => {
-            let mut cache = Cache::new(SHAPE, policy, Backend::detect(), &mut memory[..]).unwrap();
-            run(&mut |row| cache.append(0, at_once, row, row).unwrap());
-        }
-        None => {
-            let mut cache = Cache::new(SHAPE, policy, Backend::detect(), Growing::default()).unwrap();
-            run(&mut |row| cache.append(0, at_once, row, row).unwrap());
-        }
-    }
+    let mut memory = std::vec![0; bytes];
+    let mut cache = KvCache::new(KvShape::new(1, 2, 16), policy, Backend::detect(), &mut memory).unwrap();
+    (0..n / at_once).for_each(|_| cache.append(0, at_once, &row, &row).unwrap());
     let mut times: HashMap<Key, usize> = HashMap::new();
     COUNTS.with_borrow(|counts| counts.iter().for_each(|key| *times.entry(*key).or_default() += 1));
     assert_eq!(times.keys().filter(|key| key.1.is_none()).count(), n, "each token comes once");
     let packed = times.keys().filter(|key| key.1.is_some()).count();
     (times.values().copied().max().unwrap_or(0), packed as f64 / (2 * n) as f64)
-}
-
-/// Memory that grows.
-#[derive(Default)]
-struct Growing(Vec<u8>);
-
-impl super::Storage for Growing {
-    const GROWS: bool = true;
-
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-
-    fn grow(&mut self, len: usize) -> bool {
-        self.0.resize(len, 0);
-        true
-    }
 }
 
 fn tiers(ages: [u32; 4]) -> Policy {
@@ -113,12 +82,13 @@ fn no_token_is_encoded_twice_within_a_tier() {
     let under_pressure = tiers([0, never, never, never]);
     let compressed = Policy { budget: Budget::Compression(500), ..under_pressure };
     let n = if cfg!(miri) { 200 } else { COMPRESSION_FROM_TOKENS + 400 };
+    let plenty = n * KvShape::new(1, 2, 16).fp16_bytes_per_token();
     for at_once in [1, 7] {
         for (what, policy, bytes, enough) in [
-            ("by age", by_age, None, 2.5),
-            ("under pressure", under_pressure, Some(40 * n), 1.0),
-            ("until it is full", Policy { when_full: WhenFull::Evict, ..under_pressure }, Some(24_000), 1.0),
-            ("for a compression", compressed, None, if cfg!(miri) { 0.0 } else { 0.5 }),
+            ("by age", by_age, plenty, 2.5),
+            ("under pressure", under_pressure, 40 * n, 1.0),
+            ("until it is full", Policy { when_full: WhenFull::Evict, ..under_pressure }, 24_000, 1.0),
+            ("for a compression", compressed, plenty, if cfg!(miri) { 0.0 } else { 0.5 }),
         ] {
             let (most, packed) = count(policy, bytes, n / 7 * 7, at_once);
             assert_eq!(most, 1, "{what}, {at_once} at once");

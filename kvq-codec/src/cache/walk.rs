@@ -1,5 +1,7 @@
 //! One pass over what a layer holds: the sinks, each span, the recent window, segment by segment.
 
+use core::ops::Range;
+
 use super::Cache;
 use super::arithmetic::{Arithmetic, Scored};
 use super::layer::SpanHead;
@@ -64,15 +66,8 @@ impl<S: Storage> Cache<S> {
         let mut first = 0;
         while first < state.n_sink {
             let n = (state.n_sink - first).min(SEGMENT);
-            precise_scales_into::<A>(bytes, key, key.plan.sink_exponents, first, &mut work.key_scales, n);
-            precise_scales_into::<A>(
-                bytes,
-                value,
-                value.plan.sink_exponents,
-                first,
-                &mut work.value_scales,
-                n,
-            );
+            let tables = [key.plan.sink_exponents, value.plan.sink_exponents];
+            precise_scales_into::<A>(bytes, [key, value], tables, first..first + n, work);
             let part = |place: &HeadPlace<'_>| {
                 let at = place.plan.sink_row(self.plan.n_sink, place.block) + first * place.row.block_values;
                 let rows = slice(bytes, at, n * place.row.block_values);
@@ -101,15 +96,8 @@ impl<S: Storage> Cache<S> {
             let n = (state.n_hot - first).min(self.plan.span_len);
             let start = state.hot_start() + first;
             if tiles.iter().any(|tile| tile.sees(start, n)) {
-                precise_scales_into::<A>(bytes, key, key.plan.hot_exponents, first, &mut work.key_scales, n);
-                precise_scales_into::<A>(
-                    bytes,
-                    value,
-                    value.plan.hot_exponents,
-                    first,
-                    &mut work.value_scales,
-                    n,
-                );
+                let tables = [key.plan.hot_exponents, value.plan.hot_exponents];
+                precise_scales_into::<A>(bytes, [key, value], tables, first..first + n, work);
                 let part = |place: &HeadPlace<'_>| {
                     let (skip, _) = place.plan.split_token(8, first);
                     let ids = slice(bytes, place.plan.hot_ids + 4 * skip, 4 * place.plan.plane_units(8, n));
@@ -259,17 +247,19 @@ impl<S: Storage> Cache<S> {
     }
 }
 
-/// Scales of `n` tokens whose exponents lie in a table `(tokens, n_blocks)`.
+/// Scales of both sides' `tokens`, whose exponents lie in tables `(tokens, n_blocks)`.
 #[inline(never)]
 fn precise_scales_into<A: Arithmetic>(
     bytes: &[u8],
-    place: &HeadPlace<'_>,
-    table: usize,
-    first: usize,
-    out: &mut [A::Scale; SEGMENT],
-    n: usize,
+    places: [&HeadPlace<'_>; 2],
+    tables: [usize; 2],
+    tokens: Range<usize>,
+    work: &mut SegmentWork<A::Scale>,
 ) {
-    for (t, scale) in out.iter_mut().enumerate().take(n) {
-        *scale = A::scale(get_i16(bytes, table + 2 * ((first + t) * place.plan.n_blocks + place.block)));
+    let scales = [&mut work.key_scales, &mut work.value_scales];
+    for ((place, table), scales) in places.into_iter().zip(tables).zip(scales) {
+        for (scale, t) in scales.iter_mut().zip(tokens.clone()) {
+            *scale = A::scale(get_i16(bytes, table + 2 * (t * place.plan.n_blocks + place.block)));
+        }
     }
 }

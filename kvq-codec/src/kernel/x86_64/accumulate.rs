@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_u32, load_vector, load_weights, load8_as_16, store_bytes, store_sums};
+use super::load::{load_sixteen, load_u32, load_vector, load8_as_16, store_bytes, store_sums};
 use super::unpack::unpack_quads;
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::by_dim;
@@ -116,9 +116,9 @@ fn sum_two_quads<const V: usize, const N: usize>(
 #[inline]
 #[target_feature(enable = "avx2")]
 fn narrow(weights: &[i16; SEGMENT], bytes: &mut [u8; SEGMENT]) {
-    for at in [0, 32] {
-        let packed = _mm256_packus_epi16(load_weights(weights, at), load_weights(weights, at + 16));
-        store_bytes(bytes, at, _mm256_permute4x64_epi64(packed, 0b11_01_10_00));
+    for i in [0, 2] {
+        let packed = _mm256_packus_epi16(load_sixteen(weights, i), load_sixteen(weights, i + 1));
+        store_bytes(bytes, 16 * i, _mm256_permute4x64_epi64(packed, 0b11_01_10_00));
     }
 }
 

@@ -70,10 +70,10 @@ pub(super) fn load_query(row: &[i8], i: usize) -> __m256i {
     }
 }
 
-/// The `i`-th 16 values of a 16-bit query.
+/// The `i`-th 16 numbers of 16 bits; zeros where they do not exist.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load_wide_query(row: &[i16], i: usize) -> __m256i {
+pub(super) fn load_sixteen(row: &[i16], i: usize) -> __m256i {
     match row.as_chunks::<16>().0.get(i) {
         // SAFETY: the chunk is 32 readable bytes, and the load needs no alignment.
         Some(chunk) => unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
@@ -131,13 +131,6 @@ pub(super) fn load_eight_floats(values: &[f32; 8]) -> __m256 {
     unsafe { _mm256_loadu_ps(values.as_ptr()) }
 }
 
-/// 32 values, sixteen in a vector.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load_values(values: &[i16; 32]) -> [__m256i; 2] {
-    [load_wide_query(values, 0), load_wide_query(values, 1)]
-}
-
 /// Stores eight 16-bit integers.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -152,17 +145,6 @@ pub(super) fn store_eight(out: &mut [i16; 8], value: __m128i) {
 pub(super) fn store_floats(out: &mut [f32; 8], value: __m256) {
     // SAFETY: the array is 32 writable bytes, and the store needs no alignment.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), value) }
-}
-
-/// Sixteen weights from `at`.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load_weights(weights: &[i16], at: usize) -> __m256i {
-    match weights.get(at..).and_then(|w| w.first_chunk::<16>()) {
-        // SAFETY: the chunk is 32 readable bytes, and the load needs no alignment.
-        Some(chunk) => unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) },
-        None => _mm256_setzero_si256(),
-    }
 }
 
 /// Stores 32 bytes at `at`, if there is room.

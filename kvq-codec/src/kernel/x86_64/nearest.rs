@@ -6,7 +6,7 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_values, load16_twice, store_vector};
+use super::load::{load_sixteen, load16_twice, store_vector};
 use crate::block::Layout;
 use crate::quantize::codebook;
 use crate::quantize::row::{Nearest, search};
@@ -77,7 +77,7 @@ impl<const N: usize> Codebook<N> {
     #[target_feature(enable = "avx2")]
     fn find(&self, row: &[i16; STEP], inverse: __m256i) -> Values {
         let zero = _mm256_setzero_si256();
-        let y = load_values(row).map(|r| _mm256_mulhrs_epi16(r, inverse));
+        let y = [0, 1].map(|i| _mm256_mulhrs_epi16(load_sixteen(row, i), inverse));
         let above = y.map(|y| _mm256_cmpgt_epi16(y, zero));
         let magnitudes = y.map(|y| _mm256_abs_epi16(y));
         let eighth = |i: usize| _mm256_srli_epi16(_mm256_add_epi16(magnitudes[i], above[i]), 3);

@@ -38,14 +38,9 @@ fn turn_all<const V: usize>(eights: &mut [[f32; 8]], inverse: bool) {
         flip_signs(&mut x);
     }
     for x in &mut x {
-        let minus = |lanes: i32| {
-            let bits = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-            let lanes = _mm256_sllv_epi32(_mm256_set1_epi32(lanes), bits);
-            _mm256_castsi256_ps(_mm256_and_si256(lanes, _mm256_set1_epi32(i32::MIN)))
-        };
-        *x = _mm256_add_ps(_mm256_permute_ps(*x, 0b10_11_00_01), _mm256_xor_ps(*x, minus(0b1010_1010)));
-        *x = _mm256_add_ps(_mm256_permute_ps(*x, 0b01_00_11_10), _mm256_xor_ps(*x, minus(0b1100_1100)));
-        *x = _mm256_add_ps(_mm256_permute2f128_ps(*x, *x, 1), _mm256_xor_ps(*x, minus(0b1111_0000)));
+        *x = _mm256_add_ps(_mm256_permute_ps(*x, 0b10_11_00_01), negate(*x, 0b1010_1010));
+        *x = _mm256_add_ps(_mm256_permute_ps(*x, 0b01_00_11_10), negate(*x, 0b1100_1100));
+        *x = _mm256_add_ps(_mm256_permute2f128_ps(*x, *x, 1), negate(*x, 0b1111_0000));
     }
     let mut stride = 1;
     while stride < V {
@@ -73,12 +68,19 @@ fn turn_all<const V: usize>(eights: &mut [[f32; 8]], inverse: bool) {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn flip_signs(x: &mut [__m256]) {
-    let bits = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
     for (x, &word) in x.chunks_mut(8).zip(&FIRST_SIGNS) {
         for (x, byte) in x.iter_mut().zip(word.to_le_bytes()) {
-            let signs = _mm256_sllv_epi32(_mm256_set1_epi32(i32::from(byte)), bits);
-            let signs = _mm256_and_si256(signs, _mm256_set1_epi32(i32::MIN));
-            *x = _mm256_xor_ps(*x, _mm256_castsi256_ps(signs));
+            *x = negate(*x, byte);
         }
     }
+}
+
+/// The values, those negated whose bit is set.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn negate(x: __m256, lanes: u8) -> __m256 {
+    let to_sign = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+    let signs = _mm256_sllv_epi32(_mm256_set1_epi32(lanes.into()), to_sign);
+    let signs = _mm256_and_si256(signs, _mm256_set1_epi32(i32::MIN));
+    _mm256_xor_ps(x, _mm256_castsi256_ps(signs))
 }

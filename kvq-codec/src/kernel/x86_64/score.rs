@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_query, load_vector, load_wide_query, load8_as_16, store_four};
+use super::load::{load_query, load_sixteen, load_vector, load8_as_16, store_four};
 use super::unpack::unpack_rows;
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::by_dim;
@@ -39,7 +39,7 @@ fn precise<const V: usize, const N: usize>(rows: &Rows<'_>, queries: &Queries, s
                 for c in 0..2 * V {
                     let row = load8_as_16(run.planes[0], at * 2 * V + c);
                     for (sum, query) in sums.iter_mut().zip(&queries.wide_rows) {
-                        let products = _mm256_madd_epi16(row, load_wide_query(query, c));
+                        let products = _mm256_madd_epi16(row, load_sixteen(query, c));
                         sum[r] = _mm256_add_epi32(sum[r], products);
                     }
                 }
