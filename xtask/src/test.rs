@@ -51,10 +51,14 @@ pub fn run(args: &Args) -> Result<()> {
     format.args(["fmt", "--check", "--manifest-path"]).arg(no_panic::manifest());
     tally.step(&render(&format), || run_tool(&mut format, INSTALL_CARGO));
     tally.cargo(&["test", "--release", "-p", "kvq-codec", "--features", "std"], &[]);
-    tally.cargo(
-        &["test", "--release", "-p", "kvq-codec", "--features", "std", "--target-dir", "target/force-scalar"],
-        &[("RUSTFLAGS", &force_scalar_flags())],
-    );
+    let backends: &[&str] = if cfg!(target_arch = "x86_64") { &["scalar", "avx2"] } else { &["scalar"] };
+    for backend in backends {
+        let target_dir = format!("target/force-{backend}");
+        tally.cargo(
+            &["test", "--release", "-p", "kvq-codec", "--features", "std", "--target-dir", &target_dir],
+            &[("RUSTFLAGS", &force_flags(backend))],
+        );
+    }
     emulated_aarch64(&mut tally);
     tally.step("kvq-capi/include/kvq.h is what its sources declare", header::check);
     tally.step("docs/read_snapshot.py reads a golden snapshot as the codec does", snapshot_reader);
@@ -130,9 +134,9 @@ fn firmware(tally: &mut Tally) {
 }
 
 /// `RUSTFLAGS` replaces the flags of .cargo/config.toml, so those are repeated.
-fn force_scalar_flags() -> String {
+fn force_flags(backend: &str) -> String {
     let cpu = if cfg!(target_arch = "x86_64") { "-C target-cpu=x86-64-v3 " } else { "" };
-    format!("{cpu}--cfg kvq_force_scalar")
+    format!("{cpu}--cfg kvq_force_{backend}")
 }
 
 /// The comparison is a test of the codec that is ignored elsewhere, because it needs Python.

@@ -59,12 +59,17 @@ enum Kind {
     Arm,
     #[cfg(target_arch = "x86_64")]
     Avx2(x86_64::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86_64::Avx512),
     #[cfg(target_arch = "aarch64")]
     Neon(aarch64::Neon),
 }
 
 #[cfg(all(kvq_force_neon, not(target_arch = "aarch64")))]
 compile_error!("kvq_force_neon needs an aarch64 target");
+
+#[cfg(all(kvq_force_avx2, not(target_arch = "x86_64")))]
+compile_error!("kvq_force_avx2 needs an x86_64 target");
 
 /// Which kernels a cache runs on.
 ///
@@ -87,6 +92,8 @@ macro_rules! dispatch {
             Kind::Arm => scalar::$function($($argument),*),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => avx2.$function($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(avx512) => avx512.$function($($argument),*),
             // The portable code: on this architecture it is compiled for NEON.
             #[cfg(target_arch = "aarch64")]
             Kind::Neon(_) => scalar::$function($($argument),*),
@@ -101,16 +108,20 @@ impl Backend {
     /// The fastest backend of this machine.
     ///
     /// With the `std` feature the CPU is asked at run time; without it, the compilation target decides.
-    /// `--cfg kvq_force_scalar` makes it [`Backend::SCALAR`], `--cfg kvq_force_neon` [`Backend::neon`].
+    /// `--cfg kvq_force_scalar` makes it [`Backend::SCALAR`], `--cfg kvq_force_avx2` [`Backend::avx2`] and
+    /// `--cfg kvq_force_neon` [`Backend::neon`].
     #[must_use]
     pub fn detect() -> Self {
         if cfg!(kvq_force_scalar) {
             return Self::SCALAR;
         }
+        if cfg!(kvq_force_avx2) {
+            return Self::avx2().unwrap_or(Self::SCALAR);
+        }
         if cfg!(kvq_force_neon) {
             return Self::neon().unwrap_or(Self::SCALAR);
         }
-        Self::avx2().or(Self::neon()).or(Self::arm()).unwrap_or(Self::SCALAR)
+        Self::avx512().or(Self::avx2()).or(Self::neon()).or(Self::arm()).unwrap_or(Self::SCALAR)
     }
 
     /// Kernels for 32-bit Arm, where that is the compilation target. They use the DSP instructions of Armv7E-M
@@ -132,6 +143,15 @@ impl Backend {
         None
     }
 
+    /// AVX-512 with VNNI and VBMI, where the CPU has them.
+    #[must_use]
+    pub fn avx512() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        return x86_64::Avx512::detect().map(|avx512| Self(Kind::Avx512(avx512)));
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
     /// NEON, where the compilation target has it: that is decided without asking the CPU.
     #[must_use]
     pub const fn neon() -> Option<Self> {
@@ -144,7 +164,7 @@ impl Backend {
 
     /// Every backend of this machine, [`Backend::SCALAR`] first.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Some(Self::SCALAR), Self::avx2(), Self::neon(), Self::arm()].into_iter().flatten()
+        [Some(Self::SCALAR), Self::avx2(), Self::avx512(), Self::neon(), Self::arm()].into_iter().flatten()
     }
 
     /// The name used in flags and records.
@@ -162,6 +182,8 @@ impl Backend {
             }
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => "avx512",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon(_) => "neon",
         }
@@ -201,8 +223,8 @@ impl Backend {
     #[inline]
     pub(crate) fn prefetch(self, rows: &Rows<'_>) {
         #[cfg(target_arch = "x86_64")]
-        if let Kind::Avx2(avx2) = self.0 {
-            rows.for_each_unit(|bytes| avx2.prefetch(bytes));
+        if self != Self::SCALAR {
+            rows.for_each_unit(x86_64::prefetch);
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = rows;
@@ -212,8 +234,8 @@ impl Backend {
     #[inline]
     pub(crate) fn prefetch_bytes(self, bytes: &[u8]) {
         #[cfg(target_arch = "x86_64")]
-        if let Kind::Avx2(avx2) = self.0 {
-            avx2.prefetch(bytes);
+        if self != Self::SCALAR {
+            x86_64::prefetch(bytes);
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = bytes;
@@ -241,6 +263,8 @@ impl Backend {
             Kind::Arm => arm::score_keys(layout, rows, head, queries, scores),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => avx2.score_keys(layout, rows, head, queries, levels, scores),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(avx512) => avx512.score_keys(layout, rows, head, queries, levels, scores),
             #[cfg(target_arch = "aarch64")]
             Kind::Neon(neon) => neon.score_keys(layout, rows, head, queries, levels, scores),
         }
@@ -281,6 +305,10 @@ impl Backend {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => {
                 avx2.accumulate_values(layout, rows, head, (n_queries, weights), levels, sums);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(avx512) => {
+                avx512.accumulate_values(layout, rows, head, (n_queries, weights), levels, sums);
             }
             #[cfg(target_arch = "aarch64")]
             Kind::Neon(neon) => {
@@ -376,7 +404,8 @@ mod tests {
     fn the_fastest_backend_is_detected_unless_another_is_forced() {
         let neon = Backend::neon().is_some();
         assert_eq!(neon, cfg!(all(target_arch = "aarch64", target_endian = "little")));
-        let forced = cfg!(kvq_force_scalar).then_some(Backend::SCALAR);
+        let forced = if cfg!(kvq_force_avx2) { Backend::avx2() } else { None };
+        let forced = if cfg!(kvq_force_scalar) { Some(Backend::SCALAR) } else { forced };
         assert_eq!(forced.or(Backend::available().last()), Some(Backend::detect()));
     }
 

@@ -67,6 +67,8 @@ pub enum BackendChoice {
     Scalar,
     /// AVX2 with FMA.
     Avx2,
+    /// AVX-512 with VNNI and VBMI.
+    Avx512,
     /// NEON.
     Neon,
 }
@@ -81,6 +83,7 @@ impl BackendChoice {
             Self::Auto => return Ok(Backend::detect()),
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
             Self::Neon => "neon",
         };
         Backend::available().find(|backend| backend.name() == name).ok_or_else(|| {

@@ -47,6 +47,7 @@ fn cpu_features() -> Vec<&'static str> {
         ("f16c", std::arch::is_x86_feature_detected!("f16c")),
         ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
         ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
+        ("avx512vbmi", std::arch::is_x86_feature_detected!("avx512vbmi")),
     ];
     found.into_iter().filter_map(|(name, found)| found.then_some(name)).collect()
 }

@@ -124,7 +124,7 @@ fn narrow(weights: &[i16; SEGMENT], bytes: &mut [u8; SEGMENT]) {
 
 /// The `i`-th two weights.
 #[inline]
-fn weight_pair(weights: &[i16; SEGMENT], i: usize) -> i32 {
+pub(super) fn weight_pair(weights: &[i16; SEGMENT], i: usize) -> i32 {
     let pair = weights.as_chunks::<2>().0.get(i).copied().unwrap_or([0; 2]);
     i32::from(pair[0] as u16) | i32::from(pair[1]) << 16
 }

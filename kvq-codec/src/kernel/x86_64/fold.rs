@@ -28,7 +28,7 @@ pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
         largest = _mm256_max_ps(largest, scaled);
         store_floats(score, scaled);
     }
-    let rescale = exp_nonpositive(state.max - peak);
+    let rescale = rescale(state.max, peak);
     *state = FoldState { max: peak, sum: state.sum * rescale + across(sum, |a, b| _mm_add_ps(a, b)) };
     let largest = across(largest, |a, b| _mm_max_ps(a, b));
     if largest < f32::MIN_POSITIVE * 65_536.0 {
@@ -42,6 +42,12 @@ pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
         store_eight(weights, halves);
     }
     (rescale, largest / fold.max_weight)
+}
+
+/// What the sums before are worth when the largest score goes from `max` to `peak`: mostly it stays.
+#[inline]
+pub(super) fn rescale(max: f32, peak: f32) -> f32 {
+    if max == peak { 1.0 } else { exp_nonpositive(max - peak) }
 }
 
 /// Integer scores to scores; returns the largest of each lane.
@@ -103,7 +109,7 @@ fn exp8(x: __m256) -> __m256 {
 /// Reduces eight lanes in the order of `kernel::fold`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn across(v: __m256, combine: impl Fn(__m128, __m128) -> __m128) -> f32 {
+pub(super) fn across(v: __m256, combine: impl Fn(__m128, __m128) -> __m128) -> f32 {
     let four = combine(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     let two = combine(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(combine(two, _mm_movehdup_ps(two)))

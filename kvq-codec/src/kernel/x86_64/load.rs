@@ -4,11 +4,20 @@ use core::arch::x86_64::*;
 
 /// Asks for the cache lines of `bytes`.
 #[inline]
-pub(super) fn prefetch(bytes: &[u8]) {
-    for line in bytes.chunks(64).chain(bytes.rchunks(1).take(1)) {
-        // SAFETY: a prefetch reads nothing; every x86-64 CPU has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+pub(crate) fn prefetch(bytes: &[u8]) {
+    for line in bytes.as_chunks::<64>().0 {
+        prefetch_line(&line[0]);
     }
+    // Lines begin anywhere in the bytes, so the end may lie in one more.
+    if let Some(last) = bytes.last() {
+        prefetch_line(last);
+    }
+}
+
+#[inline]
+fn prefetch_line(byte: &u8) {
+    // SAFETY: a prefetch reads nothing; every x86-64 CPU has the instruction.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(byte).cast()) }
 }
 
 /// The `i`-th 32 bytes; zeros where they do not exist.

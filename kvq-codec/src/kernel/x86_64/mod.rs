@@ -14,9 +14,10 @@
 //!   weights and pairs of tokens. Few values at a time, so that all sums stay in registers.
 //!
 //! Both share each unpacked row among the queries of a tile. They serve head sizes of 32 and
-//! multiples of 64, with one head per block; others take the portable code.
+//! multiples of 64, with one head per block; others take the portable code. `avx512` goes beyond AVX2.
 
 mod accumulate;
+mod avx512;
 mod fold;
 mod load;
 mod nearest;
@@ -25,6 +26,9 @@ mod rotate;
 mod score;
 mod unpack;
 mod viterbi;
+
+pub(crate) use avx512::Avx512;
+pub(super) use load::prefetch;
 
 use super::simd::is_fast;
 use super::{Fold, FoldState, HeadRow, Levels, Queries, SEGMENT, Scores, Sums, Weights, scalar};
@@ -100,12 +104,6 @@ impl Avx2 {
 
     pub fn unrotate(self, rotation: Rotation, x: &mut [f32]) {
         with_avx2!(self, rotate::turn(rotation, x, true));
-    }
-
-    /// Asks for the cache lines of `bytes`.
-    #[inline]
-    pub fn prefetch(self, bytes: &[u8]) {
-        load::prefetch(bytes);
     }
 
     pub fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {

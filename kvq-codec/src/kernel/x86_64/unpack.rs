@@ -6,7 +6,7 @@ use super::load::{load_u32, load_u64, load16_twice, load32, store_floats, store_
 use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::SEGMENT;
 use crate::kernel::simd::by_layout;
-use crate::math::exp2_8;
+use crate::math::MANTISSA_Q30;
 use crate::pack::plane_row_bytes;
 use crate::shape::MAX_HEAD_DIM;
 
@@ -61,36 +61,59 @@ fn write_quads<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>
 ///
 /// The slices have lengths that are known when this is compiled, so that loads from them need no checks.
 #[inline(always)]
-fn for_each_four<const LAYOUT: u8, const D: usize>(rows: &Rows<'_>, mut f: impl FnMut(&[&[u8]; MAX_PLANES])) {
+pub(super) fn for_each_four<const LAYOUT: u8, const D: usize>(
+    rows: &Rows<'_>,
+    mut f: impl FnMut(&[&[u8]; MAX_PLANES]),
+) {
+    // Codes have at most 4 bits.
+    let mut padded = [0; 4 * MAX_HEAD_DIM / 2];
     let mut first = 0;
     while first < rows.n {
         let run = rows.run(first);
-        for four in 0..run.n / 4 {
+        for four in 0..run.n.div_ceil(4) {
             let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
+            let mut whole = true;
             for (p, (plane, bytes)) in planes.iter_mut().zip(run.planes).enumerate() {
                 let len = const { four_rows_bytes::<LAYOUT, D>() }[p];
-                let Some(rows) = bytes.get(four * len..four * len + len) else { return };
-                *plane = rows;
-            }
-            f(&planes);
-        }
-        if !run.n.is_multiple_of(4) {
-            // Codes have at most 4 bits.
-            let mut padded = [0; 4 * MAX_HEAD_DIM / 2];
-            let mut rest = padded.as_mut_slice();
-            let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
-            for (p, (plane, bytes)) in planes.iter_mut().zip(run.planes).enumerate() {
-                let len = const { four_rows_bytes::<LAYOUT, D>() }[p];
-                let Some((rows, tail)) = rest.split_at_mut_checked(len) else { return };
-                for (to, from) in rows.iter_mut().zip(bytes.iter().skip(run.n / 4 * len)) {
-                    *to = *from;
+                match bytes.get(four * len..four * len + len) {
+                    Some(rows) => *plane = rows,
+                    None => whole = false,
                 }
-                (*plane, rest) = (rows, tail);
+            }
+            if !whole {
+                planes = pad(four, &run.planes, const { four_rows_bytes::<LAYOUT, D>() }, &mut padded);
+                // What the compiler knows of whole rows holds here as well.
+                for (p, plane) in planes.iter_mut().enumerate() {
+                    let len = const { four_rows_bytes::<LAYOUT, D>() }[p];
+                    let Some(rows) = plane.get(..len) else { return };
+                    *plane = rows;
+                }
             }
             f(&planes);
         }
         first += run.n;
     }
+}
+
+/// Four rows of which some do not exist, with zeros for those.
+#[cold]
+fn pad<'a>(
+    four: usize,
+    planes: &[&[u8]; MAX_PLANES],
+    lens: [usize; MAX_PLANES],
+    padded: &'a mut [u8],
+) -> [&'a [u8]; MAX_PLANES] {
+    padded.fill(0);
+    let mut rest = padded;
+    let mut out: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
+    for ((plane, bytes), len) in out.iter_mut().zip(planes).zip(lens) {
+        let Some((rows, tail)) = rest.split_at_mut_checked(len) else { break };
+        for (to, from) in rows.iter_mut().zip(bytes.iter().skip(four * len)) {
+            *to = *from;
+        }
+        (*plane, rest) = (rows, tail);
+    }
+    out
 }
 
 /// Bytes of four rows in each plane, 0 where a layout has fewer.
@@ -247,7 +270,7 @@ fn trellis_levels<const LAYOUT: u8, const D: usize>(
 
 /// The plane of the bit that comes as a mask: the uppermost of T4, the only upper one of T2.
 #[inline]
-fn high_plane<'a, const LAYOUT: u8>(planes: &[&'a [u8]; MAX_PLANES]) -> Option<&'a [u8]> {
+pub(super) fn high_plane<'a, const LAYOUT: u8>(planes: &[&'a [u8]; MAX_PLANES]) -> Option<&'a [u8]> {
     match Layout::from_tag(LAYOUT) {
         Some(Layout::T4) => Some(planes[1]),
         Some(Layout::T2) => Some(planes[0]),
@@ -356,20 +379,31 @@ fn spread_bits(word: u32) -> __m256i {
     _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
 }
 
+/// `2^(i/8)`.
+static MANTISSAS: [f32; 8] = {
+    let mut all = [0.0; 8];
+    let mut i = 0;
+    while i < 8 {
+        all[i] = MANTISSA_Q30[i] as f32 * (1.0 / 1_073_741_824.0);
+        i += 1;
+    }
+    all
+};
+
 /// `out[t] = 2^((base - bytes[t])/8)`, 0 for byte 255.
 #[target_feature(enable = "avx2")]
 pub(super) fn scales_into(base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
-    let mut mantissas = [0.0f32; 8];
-    for (i, m) in mantissas.iter_mut().enumerate() {
-        *m = exp2_8(i as i32);
-    }
     // SAFETY: the array is 32 readable bytes, and the load needs no alignment.
-    let table = unsafe { _mm256_loadu_ps(mantissas.as_ptr()) };
-    let mut padded = [255u8; SEGMENT];
-    for (to, from) in padded.iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    for (chunk, scale) in padded.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<8>().0) {
+    let table = unsafe { _mm256_loadu_ps(MANTISSAS.as_ptr()) };
+    let mut padded;
+    let bytes = if let Some(whole) = bytes.first_chunk() {
+        whole
+    } else {
+        padded = [255u8; SEGMENT];
+        padded.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        &padded
+    };
+    for (chunk, scale) in bytes.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<8>().0) {
         let byte = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(*chunk)));
         let e = _mm256_sub_epi32(_mm256_set1_epi32(i32::from(base)), byte);
         let mantissa = _mm256_permutevar8x32_ps(table, _mm256_and_si256(e, _mm256_set1_epi32(7)));

@@ -1,0 +1,156 @@
+//! Integer sums of packed values.
+
+use core::arch::x86_64::*;
+
+use super::super::accumulate::weight_pair;
+use super::super::load::{load_u32, load32, store_bytes};
+use super::super::unpack::for_each_four;
+use super::by_layout;
+use super::load::{load_numbers, store_ints};
+use super::unpack::{codebook, levels};
+use crate::block::{Layout, MAX_PLANES, Rows};
+use crate::kernel::simd::by_dim;
+use crate::kernel::{SEGMENT, Sums, TILE, Weights};
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn accumulate_rows(
+    layout: Layout,
+    rows: &Rows<'_>,
+    head_dim: usize,
+    weights: (usize, &Weights),
+    sums: &mut Sums,
+) {
+    by_layout!(sum_rows, layout, head_dim, (rows, weights, sums));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn sum_rows<const LAYOUT: u8, const D: usize>(
+    rows: &Rows<'_>,
+    (n_queries, weights): (usize, &Weights),
+    sums: &mut Sums,
+) {
+    match n_queries {
+        1 => sum_by::<LAYOUT, D, 1>(rows, weights, sums),
+        2 => sum_by::<LAYOUT, D, 2>(rows, weights, sums),
+        3 => sum_by::<LAYOUT, D, 3>(rows, weights, sums),
+        _ => sum_by::<LAYOUT, D, TILE>(rows, weights, sums),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn sum_by<const LAYOUT: u8, const D: usize, const N: usize>(
+    rows: &Rows<'_>,
+    weights: &Weights,
+    sums: &mut Sums,
+) {
+    let codebook = codebook::<LAYOUT, 0>();
+    let mut bytes = [[0u8; SEGMENT]; N];
+    for (bytes, weights) in bytes.iter_mut().zip(weights) {
+        narrow(weights, bytes);
+    }
+    for c in 0..D / 64 {
+        let mut total = [[_mm512_setzero_si512(); 4]; N];
+        let mut four = 0;
+        for_each_four::<LAYOUT, D>(rows, |planes| {
+            let quads = quads::<LAYOUT, D>(planes, c, codebook);
+            for (total, bytes) in total.iter_mut().zip(&bytes) {
+                let weight = _mm512_set1_epi32(load_u32(bytes, four) as i32);
+                for (total, quad) in total.iter_mut().zip(quads) {
+                    *total = _mm512_dpbusd_epi32(*total, weight, quad);
+                }
+            }
+            four += 1;
+        });
+        for (total, sums) in total.into_iter().zip(sums.iter_mut()) {
+            let to = sums.as_chunks_mut::<16>().0.iter_mut().skip(4 * c);
+            to.zip(in_order(total)).for_each(|(to, values)| store_ints(to, values));
+        }
+    }
+}
+
+/// Values `64·c ..` of four rows, interleaved: a 32-bit lane has one value of each row. Quarter `i` of register `k` has
+/// values `16·i + 4·k .. 16·i + 4·k + 4`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+fn quads<const LAYOUT: u8, const D: usize>(
+    planes: &[&[u8]; MAX_PLANES],
+    c: usize,
+    codebook: __m512i,
+) -> [__m512i; 4] {
+    let row = |r| levels::<LAYOUT, D>(planes, (r, c), codebook);
+    let (r0, r1, r2, r3) = (row(0), row(1), row(2), row(3));
+    let (a, b) = (_mm512_unpacklo_epi8(r0, r1), _mm512_unpackhi_epi8(r0, r1));
+    let (c, d) = (_mm512_unpacklo_epi8(r2, r3), _mm512_unpackhi_epi8(r2, r3));
+    [
+        _mm512_unpacklo_epi16(a, c),
+        _mm512_unpackhi_epi16(a, c),
+        _mm512_unpacklo_epi16(b, d),
+        _mm512_unpackhi_epi16(b, d),
+    ]
+}
+
+/// Sums in the order of their values: quarter `k` of register `i` from quarter `i` of register `k`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn in_order([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab_low, ab_high) = (_mm512_shuffle_i64x2::<0x44>(a, b), _mm512_shuffle_i64x2::<0xee>(a, b));
+    let (cd_low, cd_high) = (_mm512_shuffle_i64x2::<0x44>(c, d), _mm512_shuffle_i64x2::<0xee>(c, d));
+    [
+        _mm512_shuffle_i64x2::<0x88>(ab_low, cd_low),
+        _mm512_shuffle_i64x2::<0xdd>(ab_low, cd_low),
+        _mm512_shuffle_i64x2::<0x88>(ab_high, cd_high),
+        _mm512_shuffle_i64x2::<0xdd>(ab_high, cd_high),
+    ]
+}
+
+/// 7-bit weights as bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn narrow(weights: &[i16; SEGMENT], bytes: &mut [u8; SEGMENT]) {
+    for (i, weights) in weights.as_chunks::<32>().0.iter().enumerate() {
+        store_bytes(bytes, 32 * i, _mm512_cvtepi16_epi8(load_numbers(weights)));
+    }
+}
+
+/// 8-bit rows and 15-bit weights, two tokens at a time.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn accumulate_precise(
+    rows: &Rows<'_>,
+    head_dim: usize,
+    (n_queries, weights): (usize, &Weights),
+    sums: &mut Sums,
+) {
+    by_dim!(precise, head_dim, n_queries, (rows, weights, sums));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn precise<const V: usize, const N: usize>(rows: &Rows<'_>, weights: &Weights, sums: &mut Sums) {
+    for v in 0..V {
+        // Quarters hold values 0-3, 8-11, 16-19 and 24-27, and 4-7 and so on.
+        let mut total = [[_mm512_setzero_si512(); 2]; N];
+        let mut first = 0;
+        while first < rows.n {
+            let run = rows.run(first);
+            for two in 0..run.n.div_ceil(2) {
+                let row = |t| _mm512_cvtepi8_epi16(load32(run.planes[0], t * V + v));
+                let (a, b) = (row(2 * two), row(2 * two + 1));
+                let pairs = [_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b)];
+                for (total, weights) in total.iter_mut().zip(weights) {
+                    let weight = _mm512_set1_epi32(weight_pair(weights, first / 2 + two));
+                    for (total, pair) in total.iter_mut().zip(pairs) {
+                        *total = _mm512_dpwssd_epi32(*total, pair, weight);
+                    }
+                }
+            }
+            first += run.n.max(1);
+        }
+        for ([low, high], sums) in total.into_iter().zip(sums.iter_mut()) {
+            let Some([a, b]) = sums.as_chunks_mut::<16>().0.as_chunks_mut::<2>().0.get_mut(v) else { return };
+            store_ints(a, _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high));
+            store_ints(
+                b,
+                _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high),
+            );
+        }
+    }
+}

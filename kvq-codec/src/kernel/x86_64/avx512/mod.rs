@@ -1,0 +1,137 @@
+//! AVX-512 kernels, with VNNI and VBMI.
+//!
+//! They take the place of those for AVX2 where most of attention's time goes; everything else stays with AVX2.
+//!
+//! * **Four multiply-adds in one** (`VPDPBUSD`): a byte without sign times one with it, four products summed to 32 bits
+//!   without saturation. Value sums have their 7-bit weights on the side without sign. Scores take levels plus 128
+//!   there, and what that adds, 128 times the sum of the query, goes off again at the end.
+//! * **Two rows in a register** (`score`, `accumulate`): 4-bit rows of heads of 64 are never stored as levels. `VPERMB`
+//!   looks at six bits of an index, so a codebook that is repeated four times needs no mask over the four that count.
+//! * **A segment in four registers** (`fold`): the softmax in the order of operations of `kernel::fold`, with the same
+//!   bits.
+
+mod accumulate;
+mod fold;
+mod load;
+mod score;
+mod unpack;
+
+use core::ops::Deref;
+
+use super::Avx2;
+use crate::block::{Layout, Rows};
+use crate::kernel::simd::is_fast;
+use crate::kernel::{Fold, FoldState, HeadRow, Levels, Queries, SEGMENT, Scores, Sums, Weights};
+
+/// Proof that the CPU has AVX-512 with VNNI and VBMI, and what AVX2 kernels need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx512(Avx2);
+
+/// Calls a function that needs AVX-512.
+macro_rules! with_avx512 {
+    ($self:ident, $($call:tt)*) => {{
+        let Self(_) = $self;
+        // SAFETY: an `Avx512` exists only where `detect` found the features that the callee enables.
+        unsafe { $($call)* }
+    }};
+}
+
+/// The kernels for everything that is not here.
+impl Deref for Avx512 {
+    type Target = Avx2;
+
+    fn deref(&self) -> &Avx2 {
+        &self.0
+    }
+}
+
+impl Avx512 {
+    /// The proof, where it holds.
+    pub fn detect() -> Option<Self> {
+        #[cfg(feature = "std")]
+        let there = std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512vl")
+            && std::is_x86_feature_detected!("avx512vnni")
+            && std::is_x86_feature_detected!("avx512vbmi");
+        #[cfg(not(feature = "std"))]
+        let there = cfg!(all(
+            target_feature = "avx512f",
+            target_feature = "avx512bw",
+            target_feature = "avx512vl",
+            target_feature = "avx512vnni",
+            target_feature = "avx512vbmi"
+        ));
+        Avx2::detect().filter(|_| there).map(Self)
+    }
+
+    pub fn score_keys(
+        self,
+        layout: Layout,
+        rows: &Rows<'_>,
+        head: HeadRow,
+        queries: &Queries,
+        levels: &mut Levels,
+        scores: &mut Scores,
+    ) {
+        if layout == Layout::S4 && head.head_dim == 64 && is_fast(head, rows, 8) {
+            with_avx512!(self, score::score_s4(rows, queries, scores));
+        } else if !serves(rows, head, 4) {
+            self.0.score_keys(layout, rows, head, queries, levels, scores);
+        } else if layout == Layout::Q8 {
+            with_avx512!(self, score::score_precise(rows, head.head_dim, queries, scores));
+        } else {
+            with_avx512!(self, score::score_rows(layout, rows, head.head_dim, queries, scores));
+        }
+    }
+
+    pub fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
+        with_avx512!(self, fold::fold(fold, state, weights))
+    }
+
+    pub fn accumulate_values(
+        self,
+        layout: Layout,
+        rows: &Rows<'_>,
+        head: HeadRow,
+        weights: (usize, &Weights),
+        levels: &mut Levels,
+        sums: &mut Sums,
+    ) {
+        if !serves(rows, head, if layout == Layout::Q8 { 2 } else { 4 }) {
+            self.0.accumulate_values(layout, rows, head, weights, levels, sums);
+        } else if layout == Layout::Q8 {
+            with_avx512!(self, accumulate::accumulate_precise(rows, head.head_dim, weights, sums));
+        } else {
+            with_avx512!(self, accumulate::accumulate_rows(layout, rows, head.head_dim, weights, sums));
+        }
+    }
+}
+
+/// Whether a row is a number of whole registers, as everything here has it, and runs have multiples of `tokens`.
+fn serves(rows: &Rows<'_>, head: HeadRow, tokens: usize) -> bool {
+    matches!(head.head_dim, 64 | 128 | 256) && is_fast(head, rows, tokens)
+}
+
+/// Calls `$function::<LAYOUT, D>`.
+macro_rules! by_layout {
+    ($function:ident, $layout:expr, $head_dim:expr, $args:tt) => {
+        match $layout {
+            Layout::Q8 => {}
+            Layout::S4 => by_layout!(@dim $function, { Layout::S4.tag() }, $head_dim, $args),
+            Layout::S3 => by_layout!(@dim $function, { Layout::S3.tag() }, $head_dim, $args),
+            Layout::S2 => by_layout!(@dim $function, { Layout::S2.tag() }, $head_dim, $args),
+            Layout::T4 => by_layout!(@dim $function, { Layout::T4.tag() }, $head_dim, $args),
+            Layout::T3 => by_layout!(@dim $function, { Layout::T3.tag() }, $head_dim, $args),
+            Layout::T2 => by_layout!(@dim $function, { Layout::T2.tag() }, $head_dim, $args),
+        }
+    };
+    (@dim $function:ident, $layout:tt, $head_dim:expr, $args:tt) => {
+        match $head_dim {
+            64 => $function::<$layout, 64> $args,
+            128 => $function::<$layout, 128> $args,
+            _ => $function::<$layout, 256> $args,
+        }
+    };
+}
+use by_layout;
