@@ -73,11 +73,13 @@ fn reference(
     out
 }
 
-/// Appends and attends in `chunks` and checks every output of every store: f32 and f16, both backends.
+/// Appends and attends in `chunks` and checks every output of every store: f32 and f16, all backends.
 fn check(shape: KvShape, group: usize, chunks: &[usize], windows: &[usize]) {
     let mut random = Random(7);
-    let mut stores: [(Box<dyn KvStore>, f32, &str); 4] = [
+    let mut stores: [(Box<dyn KvStore>, f32, &str); 6] = [
         (Box::new(DenseF32::new(shape)), 5e-6, "f32"),
+        (Box::new(DenseF32::with_backend(shape, Backend::Avx2)), 5e-6, "f32 avx2"),
+        (Box::new(DenseF16::with_backend(shape, Backend::Avx2)), 4e-3, "f16 avx2"),
         (Box::new(DenseF32::with_backend(shape, Backend::Scalar)), 5e-6, "f32 scalar"),
         (Box::new(DenseF16::new(shape)), 4e-3, "f16"),
         (Box::new(DenseF16::with_backend(shape, Backend::Scalar)), 4e-3, "f16 scalar"),
@@ -142,7 +144,7 @@ fn long_contexts_run_in_parallel_and_stay_right() {
     check(KvShape::new(1, 3, 64), 3, &[512, 512, 1, 3], &[0]);
 }
 
-/// Both backends read the same stored bits, so they agree to float rounding for f16 too.
+/// All backends read the same stored bits, so they agree to float rounding for f16 too.
 #[test]
 fn backends_agree_on_the_same_rows() {
     let shape = KvShape::new(1, 2, 64);
@@ -157,15 +159,18 @@ fn backends_agree_on_the_same_rows() {
         store.attend(0, n, &q, &mut out).unwrap();
         out
     };
-    for (auto, scalar) in run(Backend::Auto).iter().zip(run(Backend::Scalar)) {
-        assert!((auto - scalar).abs() < 5e-6, "{auto} {scalar}");
+    let scalar = run(Backend::Scalar);
+    for backend in [Backend::Auto, Backend::Avx2] {
+        for (got, scalar) in run(backend).iter().zip(&scalar) {
+            assert!((got - scalar).abs() < 5e-6, "{backend:?}: {got} {scalar}");
+        }
     }
 }
 
 /// Scores far apart: the softmax must neither overflow nor divide by zero.
 #[test]
 fn extreme_scores_stay_finite() {
-    for backend in [Backend::Auto, Backend::Scalar] {
+    for backend in [Backend::Auto, Backend::Avx2, Backend::Scalar] {
         let mut store = DenseF32::with_backend(KvShape::new(1, 1, 8), backend);
         let keys: Vec<f32> = (0..600).flat_map(|t| [if t % 2 == 0 { -3e4 } else { 3e4 }; 8]).collect();
         let values: Vec<f32> = (0..600).flat_map(|t| [(t % 2) as f32; 8]).collect();

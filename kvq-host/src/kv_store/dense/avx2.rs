@@ -9,7 +9,7 @@
 //! - **Softmax**: eight exponentials at a time, `2^n · p(r)` with a polynomial of degree 6, relative error
 //!   under 2e-7; arguments under -87 count as -87.
 //!
-//! This file holds the only unsafe code of the host: calls into functions that need the features (holding
+//! This file and `avx512` hold the only unsafe code of the host: calls into functions that need the features (holding
 //! an [`Avx2`] proves them present), and the loads and stores, each over a reference to exactly the
 //! elements it touches.
 
@@ -23,13 +23,26 @@ use super::BLOCK;
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
-/// Elements that load as eight f32 lanes.
+/// ln 2 in two parts, so that a remainder keeps its digits.
+pub(super) const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+
+/// Coefficients of `exp(r)` from the sixth power down to the second.
+pub(super) const EXP_TERMS: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+
+/// Elements that load as f32 lanes.
 pub trait Lanes: Sized {
     /// The eight values as f32.
     ///
     /// # Safety
     /// The machine must have AVX and F16C.
     unsafe fn load8(from: &[Self; 8]) -> __m256;
+
+    /// Sixteen values as f32.
+    ///
+    /// # Safety
+    /// The machine must have AVX-512F.
+    unsafe fn load16(from: &[Self; 16]) -> __m512;
 }
 
 impl Lanes for f32 {
@@ -37,6 +50,12 @@ impl Lanes for f32 {
     unsafe fn load8(from: &[Self; 8]) -> __m256 {
         // SAFETY: the reference covers the eight floats read; AVX is the caller's obligation.
         unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load16(from: &[Self; 16]) -> __m512 {
+        // SAFETY: the reference covers the sixteen floats read; AVX-512F is the caller's obligation.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
     }
 }
 
@@ -47,6 +66,14 @@ impl Lanes for f16 {
         let halves = unsafe { _mm_loadu_si128(from.as_ptr().cast()) };
         // SAFETY: F16C is the caller's obligation.
         unsafe { _mm256_cvtph_ps(halves) }
+    }
+
+    #[inline(always)]
+    unsafe fn load16(from: &[Self; 16]) -> __m512 {
+        // SAFETY: the reference covers the 32 bytes read; AVX-512F, which has AVX in it, is the caller's obligation.
+        let halves = unsafe { _mm256_loadu_si256(from.as_ptr().cast()) };
+        // SAFETY: as above.
+        unsafe { _mm512_cvtph_ps(halves) }
     }
 }
 
@@ -216,12 +243,11 @@ fn exp(x: __m256) -> __m256 {
         x,
         _mm256_set1_ps(std::f32::consts::LOG2_E),
     ));
-    // ln 2 in two parts, so that the remainder keeps its digits.
-    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693_359_4), x);
-    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.121_944_4e-4), r);
-    let mut p = _mm256_set1_ps(1.987_569_1e-4);
-    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(coefficient));
+    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN_2[0]), x);
+    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN_2[1]), r);
+    let mut p = _mm256_set1_ps(EXP_TERMS[0]);
+    for &term in &EXP_TERMS[1..] {
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(term));
     }
     p = _mm256_add_ps(_mm256_fmadd_ps(_mm256_mul_ps(r, r), p, r), _mm256_set1_ps(1.0));
     let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)));

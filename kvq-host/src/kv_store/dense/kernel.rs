@@ -6,6 +6,8 @@ use kvq_codec::KvShape;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{Avx2, Lanes};
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
 use super::scalar;
 
 /// What the vector kernels ask of an element; on this architecture there are none.
@@ -20,6 +22,8 @@ pub enum Backend {
     /// The fastest that this machine and these head widths allow.
     #[default]
     Auto,
+    /// No more than AVX2.
+    Avx2,
     /// Plain code, which defines what is right.
     Scalar,
 }
@@ -61,18 +65,29 @@ pub(super) enum Kernel {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
 }
 
 impl Kernel {
-    /// The kernels for `shape`: the vector ones want head widths that are multiples of 8.
+    /// The kernels for `shape`: the vector ones want head widths that are multiples of 8, or of 16.
     pub(super) fn choose(backend: Backend, shape: &KvShape) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if backend == Backend::Auto
-            && shape.key_head_dim.is_multiple_of(8)
-            && shape.value_head_dim.is_multiple_of(8)
-            && let Some(avx2) = Avx2::detect()
-        {
-            return Self::Avx2(avx2);
+        if backend != Backend::Scalar {
+            let whole = |lanes| {
+                shape.key_head_dim.is_multiple_of(lanes) && shape.value_head_dim.is_multiple_of(lanes)
+            };
+            if backend == Backend::Auto
+                && whole(16)
+                && let Some(avx512) = Avx512::detect()
+            {
+                return Self::Avx512(avx512);
+            }
+            if whole(8)
+                && let Some(avx2) = Avx2::detect()
+            {
+                return Self::Avx2(avx2);
+            }
         }
         let _ = (backend, shape);
         Self::Scalar
@@ -83,6 +98,8 @@ impl Kernel {
             Self::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512",
         }
     }
 
@@ -93,6 +110,8 @@ impl Kernel {
             Self::Scalar => scalar::scores(keys, head_dim, queries, scores),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(avx2) => avx2.scores(keys, head_dim, queries, scores),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(avx512) => avx512.scores(keys, head_dim, queries, scores),
         }
     }
 
@@ -102,6 +121,8 @@ impl Kernel {
             Self::Scalar => scalar::max(scores),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(avx2) => avx2.max(scores),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(avx512) => avx512.max(scores),
         }
     }
 
@@ -111,6 +132,8 @@ impl Kernel {
             Self::Scalar => scalar::exp_sum(scores, max, scale),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(avx2) => avx2.exp_sum(scores, max, scale),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(avx512) => avx512.exp_sum(scores, max, scale),
         }
     }
 
@@ -127,6 +150,8 @@ impl Kernel {
             Self::Scalar => scalar::accumulate(values, head_dim, weights, out),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(avx2) => avx2.accumulate(values, head_dim, weights, out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(avx512) => avx512.accumulate(values, head_dim, weights, out),
         }
     }
 }

@@ -6,11 +6,13 @@
 //! query heads of a group share each row) and works in blocks of [`BLOCK`] tokens with an online softmax,
 //! so that its working memory is a few kilobytes of stack whatever the context.
 //!
-//! `scalar` defines the result; `avx2` agrees with it to float rounding.
+//! `scalar` defines the result; `avx2` and `avx512` agree with it to float rounding.
 
 mod attend;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod kernel;
 mod scalar;
 
@@ -81,7 +83,7 @@ impl<E: Element> DenseStore<E> {
         Self { shape, kernel: kernel::Kernel::choose(backend, &shape), layers }
     }
 
-    /// The name of the kernels in use: `scalar` or `avx2`.
+    /// The name of the kernels in use: `scalar`, `avx2` or `avx512`.
     pub fn backend_name(&self) -> &'static str {
         self.kernel.name()
     }
