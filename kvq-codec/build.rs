@@ -1,4 +1,5 @@
-//! Finds out whether the compilation target has Arm's DSP instructions, which stable Rust does not tell.
+//! Finds out what stable Rust does not tell: whether the compilation target has Arm's DSP instructions, and whether the
+//! crate is compiled for size.
 
 use std::env;
 
@@ -8,12 +9,18 @@ const DSP_CPUS: [&str; 5] = ["cortex-m33", "cortex-m35p", "cortex-m52", "cortex-
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rustc-check-cfg=cfg(kvq_dsp)");
+    println!("cargo:rustc-check-cfg=cfg(kvq_small)");
+    // Cargo tells how far the crate is to be optimised: where that is for size, calls take the place of copies.
+    if matches!(env::var("OPT_LEVEL").as_deref(), Ok("s" | "z")) {
+        println!("cargo:rustc-cfg=kvq_small");
+    }
     let target = env::var("TARGET").unwrap_or_default();
     // Arguments are separated by this character; the CPU may be joined to its flag by a space or by `=`.
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     let cpu = flags.split('\x1f').filter_map(|flag| flag.split_once("target-cpu=")).next_back();
-    let is_dsp_cpu = cpu.is_some_and(|(_, cpu)| DSP_CPUS.contains(&cpu));
-    if target.starts_with("thumbv7em") || (target.starts_with("thumbv8m.main") && is_dsp_cpu) {
+    let is_one_of = |cpus: &[&str]| cpu.is_some_and(|(_, cpu)| cpus.contains(&cpu));
+    let is_v8m = target.starts_with("thumbv8m.main");
+    if target.starts_with("thumbv7em") || (is_v8m && is_one_of(&DSP_CPUS)) {
         println!("cargo:rustc-cfg=kvq_dsp");
     }
 }

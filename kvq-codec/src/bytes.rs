@@ -4,25 +4,29 @@
 //! empty slice and a write does nothing. That keeps every caller free of panicking branches.
 
 /// `len` bytes from `offset`, or an empty slice where they do not exist.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn slice(bytes: &[u8], offset: usize, len: usize) -> &[u8] {
     bytes.get(offset..).and_then(|rest| rest.get(..len)).unwrap_or(&[])
 }
 
 /// As [`slice`], to be written.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn slice_mut(bytes: &mut [u8], offset: usize, len: usize) -> &mut [u8] {
     bytes.get_mut(offset..).and_then(|rest| rest.get_mut(..len)).unwrap_or(&mut [])
 }
 
 /// The byte at `offset`.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn get_u8(bytes: &[u8], offset: usize) -> u8 {
     bytes.get(offset).copied().unwrap_or(0)
 }
 
 /// Writes the byte at `offset`.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn put_u8(bytes: &mut [u8], offset: usize, value: u8) {
     if let Some(byte) = bytes.get_mut(offset) {
         *byte = value;
@@ -30,31 +34,36 @@ pub(crate) fn put_u8(bytes: &mut [u8], offset: usize, value: u8) {
 }
 
 /// The little-endian `i16` at `offset`.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn get_i16(bytes: &[u8], offset: usize) -> i16 {
     bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| i16::from_le_bytes(*b))
 }
 
 /// Writes a little-endian `i16` at `offset`.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn put_i16(bytes: &mut [u8], offset: usize, value: i16) {
     put(bytes, offset, &value.to_le_bytes());
 }
 
 /// The little-endian `u32` at `offset`.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn get_u32(bytes: &[u8], offset: usize) -> u32 {
     bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
 }
 
 /// Writes a little-endian `u32` at `offset`.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn put_u32(bytes: &mut [u8], offset: usize, value: u32) {
     put(bytes, offset, &value.to_le_bytes());
 }
 
 /// Copies `source` to `offset`.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn put(bytes: &mut [u8], offset: usize, source: &[u8]) {
     if let Some(to) = bytes.get_mut(offset..).and_then(|rest| rest.get_mut(..source.len())) {
         to.copy_from_slice(source);

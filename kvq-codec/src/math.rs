@@ -21,7 +21,8 @@ pub(crate) fn mantissa(e: i32) -> u32 {
 }
 
 /// `2^(e/8)` as a float; 0 below the smallest normal number, and no larger than 2^127.
-#[inline(always)]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline(always))]
 pub(crate) fn exp2_8(e: i32) -> f32 {
     let octave = (e >> 3).min(126);
     if octave < -126 {
@@ -32,7 +33,8 @@ pub(crate) fn exp2_8(e: i32) -> f32 {
 }
 
 /// `value * 2^(e/8)`, rounded to nearest (halves up), saturated to `i32`.
-#[inline]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline)]
 pub(crate) fn scale_q(value: i32, e: i32) -> i32 {
     let product = i64::from(value) * i64::from(mantissa(e));
     let shift = 30 - (e >> 3);

@@ -169,8 +169,17 @@ impl Number for i32 {
     }
 }
 
-#[inline(always)]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline(always))]
 fn flip_signs<T: Number>(x: &mut [T], signs: &[u64; 4]) {
+    if cfg!(kvq_small) {
+        for (i, v) in x.iter_mut().enumerate() {
+            let word = signs.get(i / 64).copied().unwrap_or(0);
+            let half = if i & 32 == 0 { word as u32 } else { (word >> 32) as u32 };
+            *v = v.flip(half >> (i & 31) & 1);
+        }
+        return;
+    }
     for (chunk, &word) in x.chunks_mut(64).zip(signs) {
         // By halves: a 32-bit core shifts 64 bits in ten instructions.
         for (half, word) in chunk.chunks_mut(32).zip([word as u32, (word >> 32) as u32]) {
@@ -185,8 +194,12 @@ fn flip_signs<T: Number>(x: &mut [T], signs: &[u64; 4]) {
 #[inline(always)]
 fn butterflies<T: Number>(x: &mut [T]) {
     let n = x.len();
-    small_strides(x);
-    let mut stride = 8;
+    let mut stride = 1;
+    // The same additions by the loop below take less flash.
+    if cfg!(not(kvq_small)) {
+        small_strides(x);
+        stride = 8;
+    }
     while stride < n {
         let mut rest = &mut *x;
         while rest.len() >= 2 * stride {

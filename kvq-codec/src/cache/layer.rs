@@ -49,20 +49,24 @@ impl LayerState {
 
     #[inline(never)]
     pub fn read(bytes: &[u8]) -> Self {
-        let number = |i: usize| get_u32(bytes, 4 * i);
-        let mut cursors = [[NONE; MAX_TIERS]; 2];
-        for (i, cursor) in cursors.iter_mut().flatten().enumerate() {
-            *cursor = number(8 + i);
+        let mut numbers = [0; 8];
+        for (i, number) in numbers.iter_mut().enumerate() {
+            *number = get_u32(bytes, 4 * i);
         }
+        let mut cursors = [[NONE; MAX_TIERS]; 2];
+        for (i, cursor) in cursors.as_flattened_mut().iter_mut().enumerate() {
+            *cursor = get_u32(bytes, 4 * (numbers.len() + i));
+        }
+        let [len, n_sink, n_hot, head, tail, n_spans, span_units, n_evicted] = numbers;
         Self {
-            len: number(0) as usize,
-            n_sink: number(1) as usize,
-            n_hot: number(2) as usize,
-            head: number(3),
-            tail: number(4),
-            n_spans: number(5) as usize,
-            span_units: number(6) as usize,
-            n_evicted: number(7) as usize,
+            len: len as usize,
+            n_sink: n_sink as usize,
+            n_hot: n_hot as usize,
+            head,
+            tail,
+            n_spans: n_spans as usize,
+            span_units: span_units as usize,
+            n_evicted: n_evicted as usize,
             cursors,
         }
     }

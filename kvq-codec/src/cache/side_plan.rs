@@ -60,6 +60,7 @@ impl SidePlan {
     }
 
     /// Values in block `block`; the last may hold fewer heads.
+    #[cfg_attr(kvq_small, inline(never))]
     pub const fn block_values(&self, block: usize) -> usize {
         let first = block * self.heads_per_block;
         let heads = if first + self.heads_per_block <= self.n_heads {

@@ -33,6 +33,7 @@ pub(crate) const NONE: u32 = u32::MAX;
 ///     }
 /// }
 ///
+/// # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
 /// let mut cache = Cache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), Growing(Vec::new()))?;
 /// let before = cache.storage_bytes();
 /// cache.append(0, 40, &[0.5; 2 * 40 * 32], &[1.0; 2 * 40 * 32])?;
@@ -176,11 +177,13 @@ pub(crate) fn unit_offset(plan: &Plan, id: u32) -> usize {
 }
 
 /// The bytes of unit `id`.
+#[cfg_attr(kvq_small, inline(never))]
 pub(crate) fn unit<'a>(plan: &Plan, bytes: &'a [u8], id: u32) -> &'a [u8] {
     slice(bytes, unit_offset(plan, id), plan.unit_bytes)
 }
 
 /// The bytes of unit `id`, to be written.
+#[cfg_attr(kvq_small, inline(never))]
 pub(crate) fn unit_mut<'a>(plan: &Plan, bytes: &'a mut [u8], id: u32) -> &'a mut [u8] {
     slice_mut(bytes, unit_offset(plan, id), plan.unit_bytes)
 }
@@ -196,22 +199,26 @@ pub(crate) fn record_offset(plan: &Plan, len: usize, id: u32) -> usize {
 }
 
 /// The bytes of record `id`.
+#[cfg_attr(kvq_small, inline(never))]
 pub(crate) fn record<'a>(plan: &Plan, bytes: &'a [u8], id: u32) -> &'a [u8] {
     slice(bytes, record_offset(plan, bytes.len(), id), plan.record_bytes)
 }
 
 /// The bytes of record `id`, to be written.
+#[cfg_attr(kvq_small, inline(never))]
 pub(crate) fn record_mut<'a>(plan: &Plan, bytes: &'a mut [u8], id: u32) -> &'a mut [u8] {
     let offset = record_offset(plan, bytes.len(), id);
     slice_mut(bytes, offset, plan.record_bytes)
 }
 
 /// The bytes of a layer's state.
+#[cfg_attr(kvq_small, inline(never))]
 pub(crate) fn layer<'a>(plan: &Plan, bytes: &'a [u8], layer: usize) -> &'a [u8] {
     slice(bytes, layer * plan.layer_bytes, plan.layer_bytes)
 }
 
 /// The bytes of a layer's state, to be written.
+#[cfg_attr(kvq_small, inline(never))]
 pub(crate) fn layer_mut<'a>(plan: &Plan, bytes: &'a mut [u8], layer: usize) -> &'a mut [u8] {
     slice_mut(bytes, layer * plan.layer_bytes, plan.layer_bytes)
 }

@@ -11,7 +11,7 @@ use super::tile::{SegmentWork, Tile};
 use crate::block::{Layout, Rows};
 use crate::bytes::{get_i16, slice};
 use crate::error::Side;
-use crate::kernel::{SEGMENT, TILE};
+use crate::kernel::{Backend, SEGMENT, TILE};
 use crate::pack::plane_row_bytes;
 
 impl<S: Storage> Cache<S> {
@@ -34,7 +34,9 @@ impl<S: Storage> Cache<S> {
         while at != NONE {
             let record = self.record(at);
             let span = SpanHead::read(record);
-            self.backend.prefetch_bytes(self.record(span.next));
+            if Backend::PREFETCHES {
+                self.backend.prefetch_bytes(self.record(span.next));
+            }
             if tiles.iter().any(|tile| tile.sees(span.start, span.count)) {
                 place.for_each_head(tiles, out, |i, head, tiles, out| {
                     let mut segment = self.span_segment(record, &span, head, work);
@@ -151,7 +153,7 @@ impl<S: Storage> Cache<S> {
 
     /// Asks for a span's keys before they are needed: units lie scattered, which no CPU foresees.
     fn prefetch_keys(&self, span: u32, key: &HeadPlace<'_>) {
-        if span == NONE {
+        if span == NONE || !Backend::PREFETCHES {
             return;
         }
         let bytes = self.record(span);

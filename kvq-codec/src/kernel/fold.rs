@@ -98,7 +98,8 @@ pub(crate) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
 }
 
 /// Reduces eight lanes in an order that every backend keeps.
-#[inline(always)]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline(always))]
 fn across(lane: [f32; 8], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let four = [
         combine(lane[0], lane[4]),

@@ -102,6 +102,9 @@ macro_rules! dispatch {
 }
 
 impl Backend {
+    /// Whether any backend of this architecture asks for bytes before they are needed.
+    pub(crate) const PREFETCHES: bool = cfg!(target_arch = "x86_64");
+
     /// Portable code: the definition of what every other backend returns.
     pub const SCALAR: Self = Self(Kind::Scalar);
 

@@ -64,8 +64,9 @@ pub(super) fn head_levels<'a>(
     values.get(head.offset..).and_then(|v| v.get(..head.head_dim)).unwrap_or(&[])
 }
 
-/// Calls `f` with every token of a head and its levels.
-fn for_each_token(layout: Layout, rows: &Rows<'_>, head: HeadRow, mut f: impl FnMut(usize, &[i8])) {
+/// Calls `f` with every token of a head and its levels. `dyn`, so that it is compiled once.
+#[inline(never)]
+fn for_each_token(layout: Layout, rows: &Rows<'_>, head: HeadRow, f: &mut dyn FnMut(usize, &[i8])) {
     let mut row = [0i8; MAX_ROW];
     let mut first = 0;
     while first < rows.n {
@@ -89,7 +90,7 @@ pub(super) fn score_keys(
     queries: &Queries,
     scores: &mut Scores,
 ) {
-    for_each_token(layout, rows, head, |token, levels| {
+    for_each_token(layout, rows, head, &mut |token, levels| {
         for (i, scores) in scores.iter_mut().enumerate().take(queries.n) {
             let dot = if layout == Layout::Q8 {
                 dot(levels, queries.wide_rows.get(i))
@@ -113,7 +114,7 @@ pub(super) fn accumulate_values(
     for sums in sums.iter_mut().take(n_queries) {
         sums.get_mut(..head.head_dim).unwrap_or(&mut []).fill(0);
     }
-    for_each_token(layout, rows, head, |token, levels| {
+    for_each_token(layout, rows, head, &mut |token, levels| {
         for (weights, sums) in weights.iter().zip(sums.iter_mut()).take(n_queries) {
             let weight = weights.get(token).map_or(0, |&w| i32::from(w));
             for (sum, &level) in sums.iter_mut().zip(levels) {

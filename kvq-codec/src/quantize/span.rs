@@ -55,7 +55,8 @@ impl Center {
     }
 
     /// `code × 2^((e - reference)/8)` in fixed point, for a row.
-    #[inline(always)]
+    #[cfg_attr(kvq_small, inline(never))]
+    #[cfg_attr(not(kvq_small), inline(always))]
     fn fixed_into(&self, codes: &[u8], e: i16, out: &mut [i32; MAX_ROW]) {
         if e == ZERO {
             return out.fill(0);

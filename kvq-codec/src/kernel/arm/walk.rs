@@ -17,7 +17,8 @@ impl<'a> Walk<'a> {
     }
 
     /// The next row.
-    #[inline(always)]
+    #[cfg_attr(kvq_small, inline(never))]
+    #[cfg_attr(not(kvq_small), inline(always))]
     pub fn row(&mut self) -> &'a [u8] {
         if self.run.is_empty() {
             self.next_run();
