@@ -159,7 +159,7 @@ impl From<Error> for KvqError {
         let small = |status, needed: u32, got: u32| Self { status, needed: needed.into(), got: got.into() };
         match error {
             Error::Shape { got, .. } => small(KvqStatus::Shape, 0, got),
-            Error::Policy(_) => Self::plain(KvqStatus::Policy),
+            Error::Policy(_) | Error::Feature(_) => Self::plain(KvqStatus::Policy),
             Error::BufferTooSmall { needed, got } => small(KvqStatus::BufferTooSmall, needed, got),
             Error::Length { needed, got, .. } => small(KvqStatus::Length, needed, got),
             Error::Layer { n_layers, got } => small(KvqStatus::Layer, n_layers, got),

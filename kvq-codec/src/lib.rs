@@ -8,6 +8,7 @@
 //!
 //! # fn main() -> Result<(), kvq_codec::Error> {
 //! const SHAPE: KvShape = KvShape::new(1, 2, 32); // layers, KV heads, head_dim
+//! # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
 //! let mut memory = [0u8; 24 * 1024];
 //! let mut cache = KvCache::new(SHAPE, Policy::FOUR_X, Backend::detect(), &mut memory)?;
 //! let (key, value) = ([0.5f32; 64], [1.0f32; 64]); // (n_kv_heads, 1 token, head_dim)
@@ -18,6 +19,21 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Features
+//!
+//! `std` adds run-time CPU detection, `defmt` its `Format` for errors, shapes and reports. Three more are there by
+//! default, and can be left out (`default-features = false`) where flash is short; 8-bit and 4-bit scalar codes,
+//! eviction, sliding windows, trim and snapshots always stay. What a build lacks is refused with [`Error::Feature`],
+//! which names the feature; the bytes of what it has are the same.
+//!
+//! | feature | brings | presets that need it |
+//! |---|---|---|
+//! | `trellis` | [`Layout::T4`], [`Layout::T3`], [`Layout::T2`] | all but [`Policy::EIGHT_BIT`] |
+//! | `low-bits` | [`Layout::S3`], [`Layout::S2`] | none |
+//! | `demote` | more than one tier per side, compression budgets, [`EdgeLayers`] | all but [`Policy::EIGHT_BIT`] |
+//!
+//! Where Cargo compiles for size (`opt-level` of `"s"` or `"z"`), the crate takes smaller loops and more calls.
 //!
 //! What the bytes mean is told in `docs/FORMAT.md`, how numbers are rounded in `docs/NUMERICS.md`.
 #![no_std]

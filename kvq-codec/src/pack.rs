@@ -5,6 +5,9 @@
 //! `w·(i div stride)`, so that one masked load yields `stride` neighbours. Width 1: code `i` is bit
 //! `i mod 8` of byte `i div 8`, so that a row is one number whose rotations are rotations of the vector.
 
+/// Whether any layout of this build has a plane of one bit.
+const HAS_BITS: bool = cfg!(any(feature = "trellis", feature = "low-bits"));
+
 /// Bytes of a plane's row.
 pub(crate) const fn plane_row_bytes(width: u8, n_values: usize) -> usize {
     (n_values * width as usize).div_ceil(8)
@@ -18,7 +21,7 @@ pub(crate) fn or_plane(width: u8, shift: u32, row: &[u8], codes: &mut [i8]) {
                 *code |= byte as i8;
             }
         }
-        1 => {
+        1 if HAS_BITS => {
             for (i, code) in codes.iter_mut().enumerate() {
                 let byte = row.get(i / 8).copied().unwrap_or(0);
                 *code |= (((byte >> (i % 8)) & 1) << shift) as i8;
@@ -53,7 +56,7 @@ pub(crate) fn put_plane(width: u8, shift: u32, codes: &[u8], row: &mut [u8]) {
                 *byte = code;
             }
         }
-        1 => {
+        1 if HAS_BITS => {
             row.fill(0);
             for (i, &code) in codes.iter().enumerate() {
                 if let Some(byte) = row.get_mut(i / 8) {
@@ -92,6 +95,9 @@ mod tests {
         for n in (4..=256).step_by(if cfg!(miri) { 84 } else { 4 }) {
             let codes: Vec<u8> = (0..n).map(|i| (i * 37 + i / 7) as u8).collect();
             for (width, shift) in [(8u8, 0u32), (4, 0), (2, 0), (1, 2), (1, 0), (2, 1)] {
+                if width == 1 && !HAS_BITS {
+                    continue;
+                }
                 let mut row = vec![0xa5; plane_row_bytes(width, n)];
                 put_plane(width, shift, &codes, &mut row);
                 let mut back = vec![0i8; n];

@@ -6,6 +6,9 @@ use crate::error::Error;
 /// The most tiers on one side.
 pub const MAX_TIERS: usize = 4;
 
+/// The most tiers on one side of a policy that [`Policy::check`] lets pass.
+pub(crate) const N_TIERS: usize = if cfg!(feature = "demote") { MAX_TIERS } else { 1 };
+
 /// The most steps in a ladder.
 pub const MAX_STEPS: usize = 6;
 
@@ -97,6 +100,7 @@ pub enum WhenFull {
 /// use kvq_codec::{Layout, Policy, Tier, WhenFull};
 ///
 /// // A preset with other keys: for old tokens that must be found again, keys stay at 4 bits.
+/// # if Policy::FOUR_X.check().is_err() { return; } // a build without its features
 /// let mut policy = Policy::FOUR_X.with_byte_budget(WhenFull::Demote);
 /// policy.key_tiers = [Some(Tier::first(Layout::T4)), None, None, None];
 /// assert!(policy.check().is_err()); // the ladder still moves keys to 3 bits
@@ -227,10 +231,10 @@ impl Policy {
         self
     }
 
-    /// Refuses what contradicts itself.
+    /// Refuses what contradicts itself, and what this build has no code for.
     ///
     /// # Errors
-    /// [`Error::Policy`] with the reason.
+    /// [`Error::Policy`] with the reason, [`Error::Feature`] with the Cargo feature that is missing.
     pub const fn check(&self) -> Result<(), Error> {
         if !matches!(self.span_len, 16 | 32 | 64) {
             return Err(Error::Policy("span_len must be 16, 32 or 64"));
@@ -262,6 +266,10 @@ impl Policy {
                 "compression needs when_full = demote: with error nothing is given up to keep it",
             ));
         }
+        let EdgeLayers { first, last } = self.edge_layers;
+        if N_TIERS == 1 && (matches!(self.budget, Budget::Compression(_)) || first > 0 || last > 0) {
+            return Err(Error::Feature("demote"));
+        }
         self.check_ladder()
     }
 
@@ -273,6 +281,7 @@ impl Policy {
         while i < MAX_STEPS {
             match self.ladder[i] {
                 None => ended = true,
+                Some(_) if N_TIERS == 1 => return Err(Error::Feature("demote")),
                 Some(_) if ended => return Err(Error::Policy("the ladder has a gap")),
                 Some(step) => {
                     let (tiers, next) = match step.side {
@@ -301,7 +310,7 @@ impl Policy {
     /// The last tier of one side that the ladder may move spans into.
     pub(crate) const fn floor(&self, side: crate::error::Side) -> usize {
         let mut floor = 0;
-        if matches!(self.when_full, WhenFull::Error) {
+        if N_TIERS == 1 || matches!(self.when_full, WhenFull::Error) {
             return floor;
         }
         let mut i = 0;
@@ -325,14 +334,21 @@ const fn check_tiers(tiers: &[Option<Tier>; MAX_TIERS]) -> Result<(), Error> {
     if first.from_age != 0 {
         return Err(Error::Policy("the first tier must start at age 0"));
     }
+    if let Some(feature) = first.layout.missing_feature() {
+        return Err(Error::Feature(feature));
+    }
     let mut previous = first;
     let mut ended = false;
     let mut i = 1;
     while i < MAX_TIERS {
         match tiers[i] {
             None => ended = true,
+            Some(_) if N_TIERS == 1 => return Err(Error::Feature("demote")),
             Some(_) if ended => return Err(Error::Policy("the tiers have a gap")),
             Some(tier) => {
+                if let Some(feature) = tier.layout.missing_feature() {
+                    return Err(Error::Feature(feature));
+                }
                 if tier.layout.code_bits() >= previous.layout.code_bits() {
                     return Err(Error::Policy("each tier must have fewer bits than the one before"));
                 }
@@ -347,7 +363,7 @@ const fn check_tiers(tiers: &[Option<Tier>; MAX_TIERS]) -> Result<(), Error> {
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "trellis", feature = "demote"))]
 mod tests {
     use super::*;
 

@@ -1,5 +1,7 @@
 //! Budgets: what is promised is held at every length, and every byte is accounted for.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 mod common;
 
 use common::{Growing, Sequence, aged, lighter, unless_miri};

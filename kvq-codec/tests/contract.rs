@@ -1,5 +1,7 @@
 //! Every documented error happens, says which call helps, and leaves the cache as it was.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 mod common;
 
 use common::{Sequence, aged};

@@ -1,5 +1,7 @@
 //! Restored floats: close to what went in, and what attention computes with.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 mod common;
 
 use common::{Growing, Random, Sequence, aged, relative_error};

@@ -1,5 +1,7 @@
 //! Layers at the ends of a model that keep their first tiers.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 mod common;
 
 use common::snapshots::{filled, patched, refused, snapshot};

@@ -1,5 +1,7 @@
 //! The integer path: bytes against those of the same numbers as floats, attention against plain floats.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 mod common;
 
 use common::{Growing, Random, Sequence, aged, backends, lighter, reference, relative_error, unless_miri};

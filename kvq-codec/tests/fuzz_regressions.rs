@@ -1,5 +1,7 @@
 //! The bodies of the fuzz targets: over their committed corpora, and over random operations of their own.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 

@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask golden` writes the files anew; `docs/FORMAT.md` says what they hold.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 mod common;
 
 use common::{Random, aged, backends};

@@ -1,5 +1,7 @@
 //! Snapshots and forks: what is restored is what was written, and goes on as if nothing had been.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 mod common;
 
 use common::{Growing, Random, Sequence, aged, lighter, unless_miri};

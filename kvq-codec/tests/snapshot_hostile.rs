@@ -1,5 +1,7 @@
 //! Snapshots that were cut off, changed or made up: each is refused and the cache is then as it was, or harmless.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 mod common;
 
 use common::snapshots::{filled, message_names, patched, refused, seal, snapshot};

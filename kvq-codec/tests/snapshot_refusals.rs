@@ -1,5 +1,7 @@
 //! What does not fit is refused by name, and the cache is then as it was.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 mod common;
 
 use common::snapshots::{append, filled, message_names, patched, refused, snapshot};

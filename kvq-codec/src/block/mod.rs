@@ -37,8 +37,9 @@ pub enum Layout {
     T2 = 6,
 }
 
-/// The most planes that a layout has.
-pub(crate) const MAX_PLANES: usize = 3;
+/// The most planes that a layout of this build has; other kernels than those for Arm take three for granted.
+pub(crate) const MAX_PLANES: usize =
+    if cfg!(all(target_arch = "arm", not(any(feature = "trellis", feature = "low-bits")))) { 1 } else { 3 };
 
 impl Layout {
     /// Every layout, in the order of their stored numbers.
@@ -57,6 +58,28 @@ impl Layout {
     /// Whether codes are those of `quantize::trellis`.
     pub const fn is_trellis(self) -> bool {
         matches!(self, Self::T4 | Self::T3 | Self::T2)
+    }
+
+    /// Whether this build has the layout: [`Q8`](Self::Q8) and [`S4`](Self::S4) always, the others by the features
+    /// `trellis` and `low-bits`.
+    pub const fn is_available(self) -> bool {
+        self.missing_feature().is_none()
+    }
+
+    /// The feature that would bring the layout.
+    pub(crate) const fn missing_feature(self) -> Option<&'static str> {
+        match self {
+            Self::S3 | Self::S2 if cfg!(not(feature = "low-bits")) => Some("low-bits"),
+            Self::T4 | Self::T3 | Self::T2 if cfg!(not(feature = "trellis")) => Some("trellis"),
+            _ => None,
+        }
+    }
+
+    /// The layout itself. One that this build does not have, and that no cache can hold, reads as [`S4`](Self::S4):
+    /// so the compiler knows that nothing needs its code.
+    #[inline(always)]
+    pub(crate) const fn available(self) -> Self {
+        if self.is_available() { self } else { Self::S4 }
     }
 
     /// Widths in bits of the planes, lowest bits of the code first; they add up to `code_bits`.
@@ -136,7 +159,8 @@ impl Layout {
 /// bytes.
 ///
 /// # Errors
-/// [`Error::Length`] where `codes` has another length, or `out` more values than a block.
+/// [`Error::Length`] where `codes` has another length, or `out` more values than a block; [`Error::Feature`] where
+/// this build lacks the layout.
 ///
 /// # Examples
 /// ```
@@ -149,6 +173,9 @@ impl Layout {
 /// # Ok::<(), kvq_codec::Error>(())
 /// ```
 pub fn dequantize_into(layout: Layout, codes: &[u8], exponent: i16, out: &mut [f32]) -> Result<(), Error> {
+    if let Some(feature) = layout.missing_feature() {
+        return Err(Error::Feature(feature));
+    }
     let n_values = out.len();
     if n_values > MAX_HEAD_DIM {
         return Err(Error::Length { argument: "out", needed: figure(MAX_HEAD_DIM), got: figure(n_values) });
@@ -214,6 +241,7 @@ pub(crate) struct Run<'a> {
 
 /// Writes the levels of row `token` of `run` into `out`: the integers that, times the scale, are the values.
 pub(crate) fn levels_into(layout: Layout, run: &Run<'_>, token: usize, out: &mut [i8]) {
+    let layout = layout.available();
     out.fill(0);
     let n_values = out.len();
     let mut shift = 0;
@@ -249,7 +277,7 @@ mod tests {
 
     #[test]
     fn values_are_levels_times_the_scale_in_every_layout() {
-        for layout in Layout::ALL {
+        for layout in Layout::ALL.into_iter().filter(|layout| layout.is_available()) {
             for n in [1, 2, 3, 5, 8, 31, 32, 64, 255, 256] {
                 let codes: Vec<u8> = (0..layout.row_bytes(n)).map(|i| (i * 89 + 7 * n) as u8).collect();
                 let mut run = Run { planes: [&[]; MAX_PLANES], n: 1 };

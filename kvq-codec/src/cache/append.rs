@@ -8,7 +8,7 @@ use super::vectors::{Heads, Vectors};
 use crate::bytes::{get_u32, put, put_i16, put_u32};
 use crate::error::{Error, Side, figure};
 use crate::fixed::{Fixed, check_fraction_bits};
-use crate::policy::{Budget, WhenFull};
+use crate::policy::{Budget, N_TIERS, WhenFull};
 use crate::quantize::row::MAX_ROW;
 
 /// 2^100: larger inputs could overflow while they are rotated.
@@ -31,6 +31,7 @@ impl<S: Storage> Cache<S> {
     /// ```
     /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
     ///
+    /// # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
     /// let mut memory = [0; 24 * 1024];
     /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
     /// // (n_kv_heads, n_tokens, head_dim): all tokens of the first head come first.
@@ -126,8 +127,10 @@ impl<S: Storage> Cache<S> {
         let bytes = self.storage.bytes().len();
         let fixed = if S::GROWS { usize::MAX } else { self.plan.fixed_quota(layer, bytes) };
         match self.plan.policy.budget {
-            Budget::Bytes => fixed,
-            Budget::Compression(_) => fixed.min(self.plan.compression_quota(layer, len, n_spans)),
+            Budget::Compression(_) if N_TIERS > 1 => {
+                fixed.min(self.plan.compression_quota(layer, len, n_spans))
+            }
+            _ => fixed,
         }
     }
 
@@ -158,14 +161,15 @@ impl<S: Storage> Cache<S> {
 
     /// Units of the layer's spans once all are demoted as far as the ladder goes (age may have taken them further).
     fn least_units(&self, layer: usize, state: &LayerState) -> usize {
-        if self
-            .plan
-            .policy
-            .key_tiers
-            .iter()
-            .chain(&self.plan.policy.value_tiers)
-            .flatten()
-            .all(|t| t.from_age == 0 || t.from_age == crate::policy::Tier::UNDER_PRESSURE)
+        if N_TIERS == 1
+            || self
+                .plan
+                .policy
+                .key_tiers
+                .iter()
+                .chain(&self.plan.policy.value_tiers)
+                .flatten()
+                .all(|t| t.from_age == 0 || t.from_age == crate::policy::Tier::UNDER_PRESSURE)
         {
             return state.n_spans * self.plan.floor_units(layer);
         }
@@ -199,7 +203,7 @@ impl<S: Storage> Cache<S> {
             state.n_sink += 1;
         } else {
             if state.n_hot >= self.plan.hot_len {
-                state = self.pack_oldest(layer, state)?;
+                self.pack_oldest(layer, &mut state)?;
                 self.put_layer(layer, &state);
             }
             self.claim_hot_unit(layer, Side::Key, state.n_hot)?;

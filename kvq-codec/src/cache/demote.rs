@@ -12,7 +12,7 @@ use super::storage::{self, NONE, Storage};
 use crate::block::{Layout, Rows, levels_into};
 use crate::bytes::{get_i16, slice};
 use crate::error::{Error, Side};
-use crate::policy::{MAX_TIERS, Tier};
+use crate::policy::{N_TIERS, Tier};
 use crate::quantize::precise::ZERO;
 use crate::quantize::row::MAX_ROW;
 use crate::quantize::span::{ZERO_SCALE, block_exponent, encode_again, scale_byte};
@@ -20,12 +20,12 @@ use crate::quantize::span::{ZERO_SCALE, block_exponent, encode_again, scale_byte
 impl<S: Storage> Cache<S> {
     /// Demotes spans that have reached the age of a tier.
     pub(super) fn demote_by_age(&mut self, layer: usize, state: &mut LayerState) -> Result<(), Error> {
-        if self.plan.is_edge(layer) {
+        if N_TIERS == 1 || self.plan.is_edge(layer) {
             return Ok(());
         }
         for side in [Side::Key, Side::Value] {
             // The last tier first, so that a span that has come of two ages is converted once.
-            for tier in (1..MAX_TIERS).rev() {
+            for tier in (1..N_TIERS).rev() {
                 let Some(Some(Tier { from_age, .. })) = self.plan.policy.tiers(side).get(tier).copied()
                 else {
                     continue;
@@ -140,7 +140,7 @@ impl<S: Storage> Cache<S> {
 
     /// Moves the cursors that point to `span` past every span that has reached their tier.
     fn advance_cursors(&self, state: &mut LayerState, side: Side, span: u32) {
-        for tier in 1..MAX_TIERS {
+        for tier in (0..N_TIERS).skip(1) {
             let mut at = state.cursor(side, tier);
             if at != span {
                 continue;
@@ -187,7 +187,7 @@ impl<S: Storage> Cache<S> {
 
     /// Finds the cursors that have run out anew.
     pub(super) fn reset_cursors(&self, state: &mut LayerState) {
-        let mut at = state.head;
+        let mut at = if N_TIERS == 1 { NONE } else { state.head };
         while at != NONE {
             let head = SpanHead::read(self.record(at));
             self.offer_to_cursors(state, at, &head);

@@ -55,7 +55,7 @@ impl<S: Storage> Cache<S> {
     /// An empty cache in `storage`, whose content does not matter.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Policy`], or [`Error::BufferTooSmall`]; the least bytes are
+    /// [`Error::Shape`], [`Error::Policy`], [`Error::Feature`], or [`Error::BufferTooSmall`]; the least bytes are
     /// [`minimum_bytes`]. Storage that grows is grown as far as its fixed parts need.
     pub fn new(shape: KvShape, policy: Policy, backend: Backend, mut storage: S) -> Result<Self, Error> {
         let plan = Plan::new(shape, policy)?;

@@ -12,7 +12,7 @@ use crate::block::Layout;
 use crate::bytes::{get_i16, get_u8, get_u32, put_i16, put_u8, put_u32, shift_down, slice, slice_mut};
 use crate::error::{Error, Side};
 use crate::pack::{plane_row_bytes, put_plane};
-use crate::policy::WhenFull;
+use crate::policy::{N_TIERS, WhenFull};
 use crate::quantize::precise::ZERO;
 use crate::quantize::row::MAX_ROW;
 use crate::quantize::span::{Center, ZERO_SCALE, base_exponent, encode_plain, scale_byte};
@@ -28,8 +28,8 @@ pub(super) struct Source<'a> {
 
 impl<S: Storage> Cache<S> {
     /// Packs the oldest `span_len` tokens of the recent window, which is full.
-    pub(super) fn pack_oldest(&mut self, layer: usize, mut state: LayerState) -> Result<LayerState, Error> {
-        let tiers = self.make_way(layer, &mut state)?;
+    pub(super) fn pack_oldest(&mut self, layer: usize, state: &mut LayerState) -> Result<(), Error> {
+        let tiers = self.make_way(layer, state)?;
         let start = state.hot_start();
         let record = self.pool.take_record(&self.plan, &mut self.storage);
         let record = record.ok_or_else(|| self.grow_error(self.plan.record_bytes))?;
@@ -51,9 +51,8 @@ impl<S: Storage> Cache<S> {
         state.n_hot -= self.plan.span_len.min(state.n_hot);
         state.span_units +=
             self.plan.tier_units(Side::Key, tiers[0]) + self.plan.tier_units(Side::Value, tiers[1]);
-        self.link_newest(&mut state, record, &head);
-        self.demote_by_age(layer, &mut state)?;
-        Ok(state)
+        self.link_newest(state, record, &head);
+        self.demote_by_age(layer, state)
     }
 
     /// Demotes (or, if the policy says so, evicts) until the budget lasts to the next packing; returns the
@@ -82,7 +81,7 @@ impl<S: Storage> Cache<S> {
 
     /// Takes the first step of the ladder that some span has not taken; `false` if there is none.
     fn take_step(&mut self, state: &mut LayerState, new: &mut [usize; 2]) -> Result<bool, Error> {
-        if self.plan.policy.when_full == WhenFull::Error {
+        if N_TIERS == 1 || self.plan.policy.when_full == WhenFull::Error {
             return Ok(false);
         }
         for step in self.plan.policy.ladder.into_iter().flatten() {
@@ -120,7 +119,7 @@ impl<S: Storage> Cache<S> {
     /// Lets cursors that have run out point to this span where it is still to pass their tier.
     pub(super) fn offer_to_cursors(&self, state: &mut LayerState, record: u32, head: &SpanHead) {
         for side in [Side::Key, Side::Value] {
-            for tier in head.tier(side) + 1..crate::policy::MAX_TIERS {
+            for tier in head.tier(side) + 1..N_TIERS {
                 if state.cursor(side, tier) == NONE {
                     state.set_cursor(side, tier, record);
                 }

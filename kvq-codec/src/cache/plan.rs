@@ -12,7 +12,7 @@
 use super::side_plan::SidePlan;
 use crate::block::Layout;
 use crate::error::{Error, Side, figure};
-use crate::policy::{Budget, EdgeLayers, MAX_TIERS, Policy};
+use crate::policy::{Budget, EdgeLayers, MAX_TIERS, N_TIERS, Policy};
 use crate::shape::KvShape;
 
 /// The most storage units of one side of a span.
@@ -141,7 +141,7 @@ impl Plan {
         self.record_bytes = at;
 
         let mut t = 0;
-        while t < MAX_TIERS {
+        while t < N_TIERS {
             self.spare_units = max(self.spare_units, self.spare_for(self.policy.key_tiers[t], &self.key));
             self.spare_units = max(self.spare_units, self.spare_for(self.policy.value_tiers[t], &self.value));
             t += 1;
@@ -159,7 +159,7 @@ impl Plan {
     /// Whether any key tier stores residuals of a center.
     pub const fn has_centers(&self) -> bool {
         let mut t = 0;
-        while t < MAX_TIERS {
+        while t < N_TIERS {
             if let Some(tier) = self.policy.key_tiers[t]
                 && tier.layout.is_centered()
             {
@@ -180,10 +180,10 @@ impl Plan {
     /// The layout of a tier; tiers that do not exist read as the first.
     pub const fn layout(&self, side: Side, tier: usize) -> Layout {
         let tiers = self.policy.tiers(side);
-        match tiers[if tier < MAX_TIERS { tier } else { 0 }] {
-            Some(tier) => tier.layout,
+        match tiers[if tier < N_TIERS { tier } else { 0 }] {
+            Some(tier) => tier.layout.available(),
             None => match tiers[0] {
-                Some(first) => first.layout,
+                Some(first) => first.layout.available(),
                 None => Layout::Q8,
             },
         }
@@ -193,15 +193,19 @@ impl Plan {
         self.side(side).units(self.layout(side, tier), self.span_len)
     }
 
+    const fn edge_layers(&self) -> EdgeLayers {
+        if N_TIERS > 1 { self.policy.edge_layers } else { EdgeLayers::NONE }
+    }
+
     /// Whether the spans of `layer` stay in their first tiers.
     pub const fn is_edge(&self, layer: usize) -> bool {
-        let EdgeLayers { first, last } = self.policy.edge_layers;
+        let EdgeLayers { first, last } = self.edge_layers();
         layer < first as usize || layer >= self.shape.n_layers.saturating_sub(last as usize)
     }
 
     /// How many layers are such.
     const fn n_edge(&self) -> usize {
-        let EdgeLayers { first, last } = self.policy.edge_layers;
+        let EdgeLayers { first, last } = self.edge_layers();
         let n = first as usize + last as usize;
         if n < self.shape.n_layers { n } else { self.shape.n_layers }
     }
@@ -409,7 +413,7 @@ pub(crate) const fn max(a: usize, b: usize) -> usize {
 /// recent window in every layer, and one span where the policy evicts.
 ///
 /// # Errors
-/// [`Error::Shape`] or [`Error::Policy`].
+/// [`Error::Shape`], [`Error::Policy`] or [`Error::Feature`].
 ///
 /// # Examples
 /// ```
@@ -434,12 +438,13 @@ pub const fn minimum_bytes(shape: KvShape, policy: Policy) -> Result<usize, Erro
 /// Tiers that are entered by age alone may make room for more.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::Policy`], or [`Error::BufferTooSmall`] below [`minimum_bytes`].
+/// [`Error::Shape`], [`Error::Policy`], [`Error::Feature`], or [`Error::BufferTooSmall`] below [`minimum_bytes`].
 ///
 /// # Examples
 /// ```
 /// use kvq_codec::{KvShape, Policy, WhenFull, capacity_tokens};
 ///
+/// # #[cfg(all(feature = "trellis", feature = "demote"))] {
 /// const SHAPE: KvShape = KvShape::new(3, 4, 32);
 /// const POLICY: Policy = Policy::FOUR_X.with_byte_budget(WhenFull::Evict);
 /// const CONTEXT: usize = match capacity_tokens(SHAPE, POLICY, 256 * 1024) {
@@ -447,6 +452,7 @@ pub const fn minimum_bytes(shape: KvShape, policy: Policy) -> Result<usize, Erro
 ///     Err(_) => panic!("see minimum_bytes"),
 /// };
 /// assert!(CONTEXT >= 4 * (256 * 1024 / SHAPE.fp16_bytes_per_token()));
+/// # }
 /// ```
 pub const fn capacity_tokens(shape: KvShape, policy: Policy, bytes: usize) -> Result<usize, Error> {
     match Plan::new(shape, policy) {
@@ -484,6 +490,9 @@ mod tests {
             (KvShape::new(3, 70, 12), Policy::SIX_X),
             (KvShape::new(2, 9, 128).with_value_head_dim(64), Policy { n_sink: 9, ..Policy::EIGHT_BIT }),
         ] {
+            if matches!(policy.check(), Err(Error::Feature(_))) {
+                continue;
+            }
             let bytes = Plan::new(shape, policy).unwrap().minimum_bytes() as u64;
             assert!(fits(&shape, &policy, 16 * bytes), "{shape:?} is refused too early");
             assert!(!fits(&shape, &policy, bytes), "{shape:?} needs more than was thought");

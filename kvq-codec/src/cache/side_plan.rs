@@ -3,7 +3,7 @@
 use super::plan::max;
 use crate::block::{Layout, MAX_PLANES, PlanePlace};
 use crate::pack::plane_row_bytes;
-use crate::policy::MAX_TIERS;
+use crate::policy::{MAX_TIERS, N_TIERS};
 
 /// The fewest values that share a scale; narrower heads are stored several to a block.
 const MIN_BLOCK_VALUES: usize = 32;
@@ -148,7 +148,7 @@ impl SidePlan {
             i += 1;
         }
         let mut t = 0;
-        while t < MAX_TIERS {
+        while t < N_TIERS {
             if let Some(tier) = tiers[t] {
                 let units = self.units(tier.layout, span_len);
                 if units > self.max_units {

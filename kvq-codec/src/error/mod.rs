@@ -1,6 +1,6 @@
 //! What can go wrong, what was needed, what was got, and which call or field puts it right.
 
-#[cfg(test)]
+#[cfg(all(test, feature = "trellis", feature = "low-bits", feature = "demote"))]
 mod tests;
 
 use core::fmt;
@@ -29,6 +29,9 @@ pub enum Error {
     },
     /// The policy contradicts itself; the text says how.
     Policy(&'static str),
+    /// The policy, or a layout, needs code that this build of the codec lacks; the text is the Cargo feature of
+    /// `kvq-codec` that brings it.
+    Feature(&'static str),
     /// The buffer cannot hold the fixed parts and one full recent window: see `minimum_bytes`.
     BufferTooSmall {
         /// Bytes needed.
@@ -173,6 +176,12 @@ impl fmt::Display for Error {
                 "{field} is {got}: counts must be 1 to 65535, head sizes multiples of 4 from 4 to 256 (KvShape::check)"
             ),
             Self::Policy(why) => write!(f, "policy refused: {why} (Policy::check)"),
+            Self::Feature(feature) => {
+                write!(
+                    f,
+                    "this build lacks it: build kvq-codec with its feature `{feature}` (Layout::is_available)"
+                )
+            }
             Self::BufferTooSmall { needed, got } => {
                 write!(f, "buffer of {got} bytes, at least {needed} needed (minimum_bytes)")
             }

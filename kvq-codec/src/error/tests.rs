@@ -28,6 +28,7 @@ macro_rules! variants {
 variants!(
     Shape,
     Policy,
+    Feature,
     BufferTooSmall,
     Length,
     Layer,
@@ -205,7 +206,9 @@ fn memory_less_one() -> usize {
 
 #[test]
 fn every_variant_is_produced_by_a_call() {
-    let got: BTreeSet<&str> = produced().iter().map(|(error, _)| name(error)).collect();
+    let mut got: BTreeSet<&str> = produced().iter().map(|(error, _)| name(error)).collect();
+    // Only a build that lacks a feature produces it: tests/one_layout.rs.
+    got.insert("Feature");
     assert_eq!(got, VARIANTS.iter().copied().collect());
 }
 
@@ -214,6 +217,7 @@ fn figures(error: &Error) -> Vec<String> {
     match *error {
         Error::Shape { got, .. } => vec![got.to_string()],
         Error::Policy(_) | Error::NotSnapshot => vec![],
+        Error::Feature(feature) => vec![feature.to_string()],
         Error::BufferTooSmall { needed, got }
         | Error::Length { needed, got, .. }
         | Error::Grow { needed, got }
@@ -237,7 +241,8 @@ fn figures(error: &Error) -> Vec<String> {
 
 #[test]
 fn every_message_names_what_puts_it_right_and_both_figures() {
-    for (error, names) in produced() {
+    let feature: (Error, &[&str]) = (Error::Feature("low-bits"), &["Layout::is_available"]);
+    for (error, names) in produced().into_iter().chain([feature]) {
         let message = error.to_string();
         for part in names.iter().map(|name| name.to_string()).chain(figures(&error)) {
             assert!(message.contains(&part), "{error:?}: '{message}' lacks {part}");

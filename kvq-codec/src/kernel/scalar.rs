@@ -11,6 +11,7 @@ use crate::shape::MAX_HEAD_DIM;
 
 #[inline(never)]
 pub(super) fn encode_row(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
+    let layout = layout.available();
     if layout.is_trellis() {
         trellis::encode_trellis(layout, &trellis::ScalarSearch, row, codes)
     } else {

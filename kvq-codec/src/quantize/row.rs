@@ -286,7 +286,7 @@ mod tests {
             (Layout::T3, 16.4),
             (Layout::T4, 22.2),
         ];
-        for (layout, floor) in floors {
+        for (layout, floor) in floors.into_iter().filter(|(layout, _)| layout.is_available()) {
             // One row, under Miri, may fall short of what many reach.
             let floor = if cfg!(miri) { floor - 2.0 } else { floor };
             let got = snr_db(layout, 64);

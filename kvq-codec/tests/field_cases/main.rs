@@ -5,6 +5,8 @@
 //! `kvq-host/tests/field_cases`: ragged batches, state files, tensors, reported bytes, equal runs, policy values, bad
 //! input and long contexts.
 
+#![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -56,14 +56,14 @@ const fn token_bytes(side: &SidePlan, layout: Layout) -> usize {
 /// was done.
 ///
 /// # Errors
-/// [`Error::Shape`] or [`Error::Policy`].
+/// [`Error::Shape`], [`Error::Policy`] or [`Error::Feature`].
 ///
 /// # Examples
 /// ```
 /// use kvq_codec::{KvShape, Policy, snapshot_bytes_max};
 ///
 /// const SHAPE: KvShape = KvShape::new(4, 2, 64);
-/// const BYTES: usize = match snapshot_bytes_max(SHAPE, Policy::FOUR_X, 512) {
+/// const BYTES: usize = match snapshot_bytes_max(SHAPE, Policy::EIGHT_BIT, 512) {
 ///     Ok(bytes) => bytes,
 ///     Err(_) => panic!(),
 /// };
