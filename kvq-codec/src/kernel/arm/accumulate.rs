@@ -17,24 +17,34 @@ pub(crate) fn accumulate_values(
     (n_queries, weights): (usize, &Weights),
     sums: &mut Sums,
 ) {
-    if !serves(layout, head) {
+    if !serves(layout) {
         return scalar::accumulate_values(layout, rows, head, (n_queries, weights), sums);
     }
     for (weights, sums) in weights.iter().zip(sums).take(n_queries) {
         let weights = weights.get(..rows.n).unwrap_or(&[]);
-        let sums = sums.get_mut(..head.head_dim).unwrap_or(&mut []);
+        let sums = sums.get_mut(..head.block_values).unwrap_or(&mut []);
         sums.fill(0);
         if layout == Layout::S4 {
-            let Some((low, high)) = sums.split_at_mut_checked(head.head_dim / 2) else { return };
+            let Some((low, high)) = sums.split_at_mut_checked(head.block_values / 2) else { return };
             add_rows(Walk::new(rows, low.len()), weights, |rows, w| add_s4(rows, w, low, high));
         } else {
-            add_rows(Walk::new(rows, head.head_dim), weights, |rows, w| add_q8(rows, w, sums));
+            add_rows(Walk::new(rows, head.block_values), weights, |rows, w| add_q8(rows, w, sums));
+        }
+        // The head's sums to the front of its block's.
+        if head.offset > 0 {
+            for i in 0..head.head_dim {
+                let sum = sums.get(head.offset + i).copied().unwrap_or(0);
+                if let Some(to) = sums.get_mut(i) {
+                    *to = sum;
+                }
+            }
         }
     }
 }
 
 /// Calls `add` with four rows at a time; where fewer are left, the last one fills up and weighs nothing.
-#[inline(always)]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline(always))]
 fn add_rows(mut walk: Walk<'_>, weights: &[i16], mut add: impl FnMut([&[u8]; ROWS], [i32; ROWS])) {
     for weights in weights.chunks(ROWS) {
         let (mut rows, mut w) = ([&[][..]; ROWS], [0; ROWS]);

@@ -8,8 +8,10 @@
 //!   where they are (`SMLABB`, `SMLATB`, which the compiler finds by itself).
 //!
 //! `dsp` has the instructions, and says what they compute where they do not exist: the same kernels run on cores
-//! without them, and in the tests of any machine. Other layouts than those of 4 and 8 bits, and blocks of several
-//! heads, take the portable code.
+//! without them, and in the tests of any machine. Other layouts than those of 4 and 8 bits take the portable code.
+//!
+//! Heads that share a block are served as one wide head: the query has zeros in the others' places, and of the sums only
+//! the head's are kept. That is more multiplications than needed, and far fewer instructions than unpacking the row.
 
 mod accumulate;
 mod dsp;
@@ -21,13 +23,12 @@ pub(super) use accumulate::accumulate_values;
 pub(crate) use pairs::QueryPairs;
 pub(super) use score::score_keys;
 
-use super::HeadRow;
 use crate::block::Layout;
 
 /// Whether the name of the backend tells of DSP instructions.
 pub(super) const HAS_DSP: bool = cfg!(kvq_dsp);
 
-/// Whether a head's row is served here: one plane, one head per block.
-fn serves(layout: Layout, head: HeadRow) -> bool {
-    matches!(layout, Layout::S4 | Layout::Q8) && head.block_values == head.head_dim
+/// Whether a layout is served here.
+fn serves(layout: Layout) -> bool {
+    matches!(layout.available(), Layout::S4 | Layout::Q8)
 }

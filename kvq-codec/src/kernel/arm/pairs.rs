@@ -21,6 +21,17 @@ pub(super) const fn pair(low: i16, high: i16) -> u32 {
     low as u16 as u32 | (high as u16 as u32) << 16
 }
 
+/// Writes values `i` and `i + n/2` of `n` codes as pairs; returns them.
+#[inline(never)]
+pub(super) fn pair_up<'a>(codes: &[i8], pairs: &'a mut [u32]) -> &'a [u32] {
+    let n = codes.len() / 2;
+    let Some((low, high)) = codes.split_at_checked(n) else { return &[] };
+    for (to, (&low, &high)) in pairs.iter_mut().zip(low.iter().zip(high)) {
+        *to = pair(i16::from(low), i16::from(high));
+    }
+    pairs.get(..n).unwrap_or(&[])
+}
+
 /// Queries as pairs: for each row, values `i` and `i + n/2` of its 8-bit codes.
 pub(crate) struct QueryPairs([[u32; MAX_HEAD_DIM / 2]; TILE]);
 
@@ -29,12 +40,8 @@ impl QueryPairs {
 
     /// Pairs the `n` codes of row `i`.
     pub fn set(&mut self, i: usize, codes: &[i8; MAX_HEAD_DIM], n: usize) {
-        let Some((low, high)) = codes.get(..n).and_then(|codes| codes.split_at_checked(n / 2)) else {
-            return;
-        };
-        let Some(row) = self.0.get_mut(i) else { return };
-        for (to, (&low, &high)) in row.iter_mut().zip(low.iter().zip(high)) {
-            *to = pair(i16::from(low), i16::from(high));
+        if let (Some(row), Some(codes)) = (self.0.get_mut(i), codes.get(..n)) {
+            pair_up(codes, row);
         }
     }
 

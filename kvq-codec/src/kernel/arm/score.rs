@@ -1,11 +1,12 @@
 //! Dot products of packed keys with queries: see the folder's head.
 
 use super::dsp::{dot_bytes, even_bytes, odd_bytes, smlad};
-use super::pairs::{S4_PAIRS, pair};
+use super::pairs::{S4_PAIRS, pair, pair_up};
 use super::serves;
 use super::walk::Walk;
 use crate::block::{Layout, Rows};
 use crate::kernel::{HeadRow, Queries, Scores, scalar};
+use crate::shape::MAX_HEAD_DIM;
 
 pub(crate) fn score_keys(
     layout: Layout,
@@ -14,21 +15,57 @@ pub(crate) fn score_keys(
     queries: &Queries,
     scores: &mut Scores,
 ) {
-    if !serves(layout, head) {
+    if !serves(layout) {
         return scalar::score_keys(layout, rows, head, queries, scores);
     }
+    score_one_plane(layout, rows, head, queries, scores);
+}
+
+/// Apart, for its buffers are not to lie below those of the portable code.
+#[inline(never)]
+fn score_one_plane(layout: Layout, rows: &Rows<'_>, head: HeadRow, queries: &Queries, scores: &mut Scores) {
     for (i, scores) in scores.iter_mut().enumerate().take(queries.n) {
         let scores = scores.get_mut(..rows.n).unwrap_or(&mut []);
-        if layout == Layout::S4 {
-            let pairs = queries.pairs.row(i, head.head_dim / 2);
-            let one = |row: &[u8]| dot_s4_once(row, pairs);
-            score_rows(Walk::new(rows, pairs.len()), scores, |a, b| dot_s4(a, b, pairs), one);
-        } else {
-            let query = queries.wide_rows.get(i).and_then(|q| q.get(..head.head_dim)).unwrap_or(&[]);
+        if layout == Layout::Q8 {
+            let mut wide_codes = [0; NARROW_BLOCK];
+            let query = block_query(queries.wide_rows.get(i), head, &mut wide_codes);
+            let walk = Walk::new(rows, query.len());
             let two = |a: &[u8], b: &[u8]| dot_q8(a, b, query);
-            score_rows(Walk::new(rows, query.len()), scores, two, |row| two(row, row)[0]);
+            score_rows(walk, scores, two, |row| two(row, row)[0]);
+            continue;
         }
+        let mut codes = [0; NARROW_BLOCK];
+        let walk = Walk::new(rows, head.block_values / 2);
+        let mut pairs = [0; NARROW_BLOCK / 2];
+        let pairs = if head.block_values == head.head_dim {
+            queries.pairs.row(i, head.head_dim / 2)
+        } else {
+            pair_up(block_query(queries.rows.get(i), head, &mut codes), &mut pairs)
+        };
+        let one =
+            |row: &[u8]| if cfg!(kvq_small) { dot_s4(row, row, pairs)[0] } else { dot_s4_once(row, pairs) };
+        score_rows(walk, scores, |a, b| dot_s4(a, b, pairs), one);
     }
+}
+
+/// More values than a block of several heads has: one more head than fill 32 values, less than 64 in all.
+const NARROW_BLOCK: usize = 64;
+
+/// A head's query as that of its whole block, with zeros in the places of other heads.
+#[inline(never)]
+fn block_query<'a, T: Copy>(
+    query: Option<&'a [T; MAX_HEAD_DIM]>,
+    head: HeadRow,
+    out: &'a mut [T; NARROW_BLOCK],
+) -> &'a [T] {
+    let query = query.and_then(|query| query.get(..head.head_dim)).unwrap_or(&[]);
+    if head.block_values == head.head_dim {
+        return query;
+    }
+    for (to, from) in out.iter_mut().skip(head.offset).zip(query) {
+        *to = *from;
+    }
+    out.get(..head.block_values).unwrap_or(&[])
 }
 
 /// Two rows at a time, and the last of an odd number by itself.
@@ -65,7 +102,8 @@ fn dot_s4_once(row: &[u8], pairs: &[u32]) -> i32 {
 }
 
 /// Dot products of two 4-bit rows with a query in pairs.
-#[inline(always)]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline(always))]
 fn dot_s4(a: &[u8], b: &[u8], pairs: &[u32]) -> [i32; 2] {
     let mut sums = [0; 2];
     // Otherwise the table's address is made anew for every load.
@@ -82,7 +120,8 @@ fn dot_s4(a: &[u8], b: &[u8], pairs: &[u32]) -> [i32; 2] {
 }
 
 /// Dot products of two 8-bit rows, a whole number of fours, with a 16-bit query.
-#[inline(always)]
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline(always))]
 fn dot_q8(a: &[u8], b: &[u8], query: &[i16]) -> [i32; 2] {
     let (mut sum_a, mut sum_b) = (0, 0);
     let fours = a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0).zip(query.as_chunks::<4>().0);
