@@ -2,8 +2,8 @@
 
 use super::dsp::{high, low};
 use super::pairs::S4_PAIRS;
-use super::serves;
 use super::walk::Walk;
+use super::{HAS_MVE, mve, serves};
 use crate::block::{Layout, Rows};
 use crate::kernel::{HeadRow, Sums, Weights, scalar};
 
@@ -61,6 +61,10 @@ fn add_rows(mut walk: Walk<'_>, weights: &[i16], mut add: impl FnMut([&[u8]; ROW
 
 #[inline(always)]
 fn add_s4([a, b, c, d]: [&[u8]; ROWS], w: [i32; ROWS], low_sums: &mut [i32], high_sums: &mut [i32]) {
+    if HAS_MVE {
+        mve::add_s4([a, b], [w[0], w[1]], low_sums, high_sums);
+        return mve::add_s4([c, d], [w[2], w[3]], low_sums, high_sums);
+    }
     let table = core::hint::black_box(&S4_PAIRS);
     let bytes = a.iter().zip(b).zip(c).zip(d);
     for ((low_sum, high_sum), (((&a, &b), &c), &d)) in low_sums.iter_mut().zip(high_sums).zip(bytes) {

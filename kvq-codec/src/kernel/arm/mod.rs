@@ -6,8 +6,11 @@
 //! * **score**: two rows at a time share the loads of the query.
 //! * **accumulate**: four rows at a time share the load and store of each sum. Halves of a pair are multiplied
 //!   where they are (`SMLABB`, `SMLATB`, which the compiler finds by itself).
+//! * **Helium** (`mve`), where the target has it: sixteen codes are looked up in the codebook itself with one gather load
+//!   and multiplied with an 8-bit query at once; sums of values are kept four to a register. A row at a time scores,
+//!   two at a time are summed.
 //!
-//! `dsp` has the instructions, and says what they compute where they do not exist: the same kernels run on cores
+//! `dsp` and `mve` have the instructions, and say what they compute where they do not exist: the same kernels run on cores
 //! without them, and in the tests of any machine. Other layouts than those of 4 and 8 bits take the portable code.
 //!
 //! Heads that share a block are served as one wide head: the query has zeros in the others' places, and of the sums only
@@ -15,6 +18,7 @@
 
 mod accumulate;
 mod dsp;
+mod mve;
 mod pairs;
 mod score;
 mod walk;
@@ -24,6 +28,9 @@ pub(crate) use pairs::QueryPairs;
 pub(super) use score::score_keys;
 
 use crate::block::Layout;
+
+/// Whether the kernels are those of [`mve`].
+const HAS_MVE: bool = cfg!(kvq_mve);
 
 /// Whether the name of the backend tells of DSP instructions.
 pub(super) const HAS_DSP: bool = cfg!(kvq_dsp);

@@ -2,8 +2,8 @@
 
 use super::dsp::{dot_bytes, even_bytes, odd_bytes, smlad};
 use super::pairs::{S4_PAIRS, pair, pair_up};
-use super::serves;
 use super::walk::Walk;
+use super::{HAS_MVE, mve, serves};
 use crate::block::{Layout, Rows};
 use crate::kernel::{HeadRow, Queries, Scores, scalar};
 use crate::shape::MAX_HEAD_DIM;
@@ -30,12 +30,24 @@ fn score_one_plane(layout: Layout, rows: &Rows<'_>, head: HeadRow, queries: &Que
             let mut wide_codes = [0; NARROW_BLOCK];
             let query = block_query(queries.wide_rows.get(i), head, &mut wide_codes);
             let walk = Walk::new(rows, query.len());
-            let two = |a: &[u8], b: &[u8]| dot_q8(a, b, query);
-            score_rows(walk, scores, two, |row| two(row, row)[0]);
+            if HAS_MVE {
+                let one = |row: &[u8]| mve::dot_q8(row, query);
+                score_rows(walk, scores, |a, b| [one(a), one(b)], one);
+            } else {
+                let two = |a: &[u8], b: &[u8]| dot_q8(a, b, query);
+                score_rows(walk, scores, two, |row| two(row, row)[0]);
+            }
             continue;
         }
         let mut codes = [0; NARROW_BLOCK];
         let walk = Walk::new(rows, head.block_values / 2);
+        if HAS_MVE {
+            let query = block_query(queries.rows.get(i), head, &mut codes);
+            let Some((low, high)) = query.split_at_checked(query.len() / 2) else { return };
+            let one = |row: &[u8]| mve::dot_s4(row, low, high);
+            score_rows(walk, scores, |a, b| [one(a), one(b)], one);
+            continue;
+        }
         let mut pairs = [0; NARROW_BLOCK / 2];
         let pairs = if head.block_values == head.head_dim {
             queries.pairs.row(i, head.head_dim / 2)
