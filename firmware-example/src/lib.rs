@@ -13,6 +13,8 @@ pub mod counter;
 pub mod exit;
 pub mod flash;
 pub mod log;
+pub mod size;
 pub mod stack;
 
+#[cfg(feature = "programs")]
 pub use kvq_replay::Hash;

@@ -70,6 +70,9 @@ const STACK: Program = Program { name: "stack", profile: "release" };
 /// Needs a model image.
 const GENERATE: Program = Program { name: "generate", profile: "release" };
 
+/// Built without default features, the codec's included.
+const SIZE_S4: &str = "size_s4";
+
 /// What every board runs.
 const COMMON: &[Program] = &[SELFTEST, STREAM, SNAPSHOT, FOOTPRINT, STACK];
 
@@ -83,8 +86,10 @@ const FIRST: &[Program] = &[
     GENERATE,
     Program { name: "size_empty", profile: "release" },
     Program { name: "size_cache", profile: "release" },
+    Program { name: SIZE_S4, profile: "release" },
     Program { name: "size_empty", profile: "small" },
     Program { name: "size_cache", profile: "small" },
+    Program { name: SIZE_S4, profile: "small" },
     Program { name: "selftest", profile: c_firmware::PROFILE },
 ];
 
@@ -208,6 +213,9 @@ fn build(board: &Board, program: &Program, image: Option<&Path>) -> Result<PathB
     }
     let mut build = cargo_for(board, "build", program.profile);
     build.args(["--quiet", "--bin", program.name]);
+    if program.name == SIZE_S4 {
+        build.arg("--no-default-features");
+    }
     if program.name == GENERATE.name {
         let image = match image {
             Some(image) => std::path::absolute(image)?,
