@@ -36,21 +36,26 @@ pub fn manifest() -> PathBuf {
     root().join("xtask/no_panic/Cargo.toml")
 }
 
-/// Builds the archive for `target` with every profile and looks at what it links.
+/// With the codec's default features and without: what is then left out may not leave a panic in its place.
+const FEATURES: [(&str, &[&str]); 2] = [("every feature", &[]), ("no feature", &["--no-default-features"])];
+
+/// Builds the archive for `target` with every profile, with and without the codec's features, and looks at what it
+/// links.
 ///
 /// # Errors
 /// A failed build, or a way to a panic or to a function that a bare machine does not have, as the names of
 /// the functions on it.
 pub fn check(target: &str) -> Result<()> {
-    for profile in PROFILES {
+    for (profile, (features, flags)) in PROFILES.into_iter().flat_map(|p| FEATURES.map(|f| (p, f))) {
         let mut build = build(target, profile);
+        build.args(flags);
         println!("$ {}", render(&build));
         run_tool(&mut build, INSTALL_CARGO)?;
         let path = target_dir().join(target).join(profile).join("libkvq_no_panic.a");
         let reached = check_archive(&path)?;
         let in_integers = check_integers(&path, target.ends_with("eabi"))?;
         println!(
-            "{target}, {profile}: {reached} sections reached, no panic; {in_integers} in integers, no float"
+            "{target}, {profile}, {features}: {reached} sections reached, no panic; {in_integers} in integers, no float"
         );
     }
     Ok(())
