@@ -2,11 +2,12 @@
 //!
 //! [`golden`] fills a cache exactly as the codec's `tests/golden.rs` does, whose files the host's tests
 //! compare with; [`small`] appends, attends, trims and evicts in a few kilobytes; [`stream`] reads a text far
-//! longer than its cache; [`saved`] reads what a snapshot is to interrupt or to go on with.
+//! longer than its cache; [`heads`] attends heads of many sizes; [`saved`] reads what a snapshot is to interrupt or to go on with.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod golden;
+pub mod heads;
 pub mod saved;
 mod small;
 pub mod stream;

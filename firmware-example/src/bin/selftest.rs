@@ -1,12 +1,12 @@
 //! The same bytes as the host: golden buffers, and a small cache that is appended to, attended, trimmed,
-//! demoted and evicted from.
+//! demoted and evicted from. And the same bits of attention from this core's kernels as from the portable ones.
 #![no_std]
 #![no_main]
 
 use cortex_m_rt::entry;
-use kvq_codec::Backend;
+use kvq_codec::{Backend, Error};
 use kvq_firmware::{Hash, board, exit};
-use kvq_replay::{SMALL_BYTES, golden, small};
+use kvq_replay::{SMALL_BYTES, golden, heads, small};
 
 /// The longest buffer to be replayed: three quarters of RAM, so that a quarter is left for the stack.
 const BUFFER_BYTES: usize = {
@@ -35,6 +35,7 @@ fn main() -> ! {
         fine &= check_golden(vector, backend, BUFFER);
     }
     fine &= check_small(backend, BUFFER);
+    fine &= check_heads(backend, BUFFER);
     if fine { exit::success() } else { exit::failure() }
 }
 
@@ -100,5 +101,37 @@ fn check_small(backend: Backend, buffer: &mut [u8]) -> bool {
         }
         fine &= holds;
     }
+    fine
+}
+
+fn check_heads(backend: Backend, buffer: &mut [u8]) -> bool {
+    let (mut fine, mut n_equal) = (true, 0);
+    for shape in heads::SHAPES {
+        for layout in heads::LAYOUTS {
+            let [got, expected] =
+                [backend, Backend::SCALAR].map(|kernels| heads::heads(kernels, shape, layout, buffer));
+            match got {
+                Ok(_) if got == expected => n_equal += 1,
+                Err(Error::BufferTooSmall { .. }) => {}
+                _ => {
+                    let (n, head_dim) = shape;
+                    defmt::error!(
+                        "heads: {=usize} of {=usize}, {}: {} and {}",
+                        n,
+                        head_dim,
+                        layout,
+                        got,
+                        expected
+                    );
+                    fine = false;
+                }
+            }
+        }
+    }
+    defmt::info!(
+        "heads: every bit of attention equals that of the portable kernels in {=usize} of {=usize} shapes and layouts",
+        n_equal,
+        heads::SHAPES.len() * heads::LAYOUTS.len()
+    );
     fine
 }
