@@ -14,7 +14,10 @@ fn replay(target: &str, body: impl Fn(&[u8])) {
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    paths.truncate(if cfg!(miri) { 2 } else { usize::MAX });
+    if cfg!(miri) {
+        paths.retain(|path| path.metadata().unwrap().len() < 200);
+        paths.truncate(1);
+    }
     assert!(!paths.is_empty(), "{} is empty", folder.display());
     for path in paths {
         println!("{}", path.display());
@@ -45,7 +48,7 @@ fn backends() {
 /// Operations that follow one another by chance, from seeds that are always the same.
 #[test]
 fn ten_thousand_random_sequences_equal_a_fresh_cache_or_stay_within_the_bound() {
-    let n_sequences = if cfg!(miri) { 3 } else { 10_000 };
+    let n_sequences = if cfg!(miri) { 1 } else { 10_000 };
     let mut random = Random::new(20_26);
     let (mut exact, mut exact_packed, mut bounded, mut worst) = (0, 0, 0, 0.0f64);
     for _ in 0..n_sequences {

@@ -6,24 +6,32 @@ mod common;
 
 use common::snapshots::{filled, message_names, patched, refused, seal, snapshot};
 use common::{Sequence, aged, lighter, unless_miri};
+use std::sync::OnceLock;
+
 use kvq_codec::{Error, KvShape, Layout, Policy, SNAPSHOT_HEADER_BYTES, WhenFull};
 
 const KEY_DIM: usize = unless_miri(32, 8);
 /// Rows of single bits end in half a byte.
 const VALUE_DIM: usize = unless_miri(36, 4);
-const SHAPE: KvShape = KvShape::new(2, 1, KEY_DIM).with_value_head_dim(VALUE_DIM);
+const SHAPE: KvShape = KvShape::new(unless_miri(2, 1), 1, KEY_DIM).with_value_head_dim(VALUE_DIM);
 
 fn policy() -> Policy {
     lighter(Policy { when_full: WhenFull::Evict, ..aged(&[Layout::Q8, Layout::T3, Layout::S2], 16, 0) })
 }
 
+/// A snapshot with spans in every tier.
+fn written() -> Vec<u8> {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| snapshot(&filled(SHAPE, policy(), 90))).clone()
+}
+
 #[test]
 fn every_truncation_and_every_continuation_is_refused() {
-    let bytes = snapshot(&filled(SHAPE, policy(), 90));
-    let mut cache = filled(SHAPE, policy(), 40);
+    let bytes = written();
+    let mut cache = filled(SHAPE, policy(), unless_miri(40, 5));
     assert_eq!(refused(&mut cache, &[]), Error::NotSnapshot);
     message_names(Error::NotSnapshot, "Cache::snapshot_into");
-    for len in (1..bytes.len()).step_by(unless_miri(1, 97)) {
+    for len in (1..bytes.len()).step_by(unless_miri(1, 397)) {
         let error = cache.restore(&bytes[..len]).unwrap_err();
         let needed = if len < SNAPSHOT_HEADER_BYTES { SNAPSHOT_HEADER_BYTES } else { bytes.len() };
         assert_eq!(error, Error::SnapshotLength { needed: needed as u64, got: len as u64 });
@@ -38,11 +46,11 @@ fn every_truncation_and_every_continuation_is_refused() {
 
 #[test]
 fn every_changed_byte_is_refused() {
-    let bytes = snapshot(&filled(SHAPE, policy(), 90));
-    let mut cache = filled(SHAPE, policy(), 40);
+    let bytes = written();
+    let mut cache = filled(SHAPE, policy(), unless_miri(40, 5));
     let before = snapshot(&cache);
     let mut checksums = 0;
-    let step = unless_miri(1, 211);
+    let step = unless_miri(1, 311);
     for at in (0..bytes.len()).step_by(step) {
         for flip in [0x01, 0x80, 0xff] {
             let mut bytes = bytes.clone();
@@ -63,13 +71,13 @@ fn every_changed_byte_is_refused() {
 
 #[test]
 fn counters_out_of_range_are_refused_behind_a_right_checksum() {
-    let bytes = snapshot(&filled(SHAPE, policy(), 90));
-    let mut cache = filled(SHAPE, policy(), 40);
+    let bytes = written();
+    let mut cache = filled(SHAPE, policy(), unless_miri(40, 5));
     let layer = SNAPSHOT_HEADER_BYTES;
     // len, sinks, recent tokens, evicted tokens, spans of layer 0.
     for (field, at) in [("len", 0), ("sinks", 4), ("recent tokens", 8), ("evicted tokens", 12), ("", 16)] {
         let values = [u32::MAX, 1 << 31, i32::MAX as u32, 1 << 20, 0x8000_0007, 91, 17, 5];
-        for value in values.into_iter().step_by(unless_miri(1, 4)) {
+        for value in values.into_iter().step_by(unless_miri(1, 6)) {
             if bytes[layer + at..layer + at + 4] == value.to_le_bytes() {
                 continue;
             }
@@ -107,8 +115,8 @@ fn counters_out_of_range_are_refused_behind_a_right_checksum() {
 
 #[test]
 fn spans_and_numbers_out_of_range_are_refused_behind_a_right_checksum() {
-    let bytes = snapshot(&filled(SHAPE, policy(), 90));
-    let mut cache = filled(SHAPE, policy(), 40);
+    let bytes = written();
+    let mut cache = filled(SHAPE, policy(), unless_miri(40, 5));
     let (n_blocks, sinks) = (2, 4);
     let sink_exponents = SNAPSHOT_HEADER_BYTES + 20;
     let sink_rows = sink_exponents + sinks * n_blocks * 2;
@@ -160,12 +168,13 @@ fn spans_and_numbers_out_of_range_are_refused_behind_a_right_checksum() {
 #[test]
 fn whatever_passes_the_checks_can_be_used() {
     // Every byte of the payload takes hostile values behind right checksums: refused, or harmless.
-    let bytes = snapshot(&filled(SHAPE, policy(), 75));
-    let sequence = Sequence::new(SHAPE, 17, 77);
+    let bytes = snapshot(&filled(SHAPE, policy(), unless_miri(75, 54)));
+    const MORE: usize = unless_miri(17, 2);
+    let sequence = Sequence::new(SHAPE, MORE, 77);
     let (q, mut out) = (vec![0.7; KEY_DIM], vec![0.0; VALUE_DIM]);
     let (mut passed, mut refused) = (0, 0);
-    let mut cache = filled(SHAPE, policy(), 40);
-    let step = unless_miri(1, 301);
+    let mut cache = filled(SHAPE, policy(), unless_miri(40, 5));
+    let step = unless_miri(1, 601);
     for at in (SNAPSHOT_HEADER_BYTES..bytes.len() - 4).step_by(step) {
         // The largest and the least numbers of 1, 2 and 4 bytes, three at each place in turn.
         let all = [&[0xff][..], &[0x7f], &[0x00], &[0xff, 0x07], &[0x00, 0xf8], &[0xff; 4]];
@@ -178,10 +187,10 @@ fn whatever_passes_the_checks_can_be_used() {
                 continue;
             }
             passed += 1;
-            for layer in 0..2 {
+            for layer in 0..SHAPE.n_layers {
                 cache.attend(layer, 1, &q, &mut out).unwrap();
-                let (k, v) = (sequence.slab(0, 17, true), sequence.slab(0, 17, false));
-                cache.append(layer, 17, &k, &v).unwrap();
+                let (k, v) = (sequence.slab(0, MORE, true), sequence.slab(0, MORE, false));
+                cache.append(layer, MORE, &k, &v).unwrap();
                 cache.attend(layer, 1, &q, &mut out).unwrap();
             }
             cache.trim(cache.len() - 50).unwrap();

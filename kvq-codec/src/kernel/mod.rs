@@ -376,11 +376,11 @@ mod tests {
         let mut random = Random(0x1234_5678_9abc_def1);
         for backend in others() {
             for layout in Layout::ALL.into_iter().filter(|layout| layout.is_available()) {
-                for &head_dim in few(&[8usize, 32, 64, 80, 96, 128, 192, 256], &[8, 40]) {
+                for &head_dim in few(&[8usize, 32, 64, 80, 96, 128, 192, 256], &[40]) {
                     let heads = if head_dim < 32 { 32 / head_dim } else { 1 };
                     let block_values = heads * head_dim;
                     for &n in few(&[1usize, 2, 3, 7, 8, 16, 31, 64], &[11]) {
-                        for &tokens_log2 in few(&[0u32, 3, 6], &[0, 3]) {
+                        for &tokens_log2 in few(&[0u32, 3, 6], &[3]) {
                             let head = HeadRow { block_values, offset: (heads - 1) * head_dim, head_dim };
                             let (units, ids, planes) = random_units(layout, head, tokens_log2, &mut random);
                             let unit_bytes = units.len() / (ids.len() / 4);
@@ -477,7 +477,8 @@ mod tests {
                     let levels = row.iter().map(|r| (r % 16) << 8).collect();
                     let spike = (0..n).map(|i| if i == n / 3 { row[0] } else { 0 }).collect();
                     let extremes = row.iter().map(|r| if r % 2 == 0 { i16::MIN } else { i16::MAX }).collect();
-                    for row in [row.clone(), levels, spike, extremes] {
+                    let rows = [row.clone(), levels, spike, extremes];
+                    for row in rows.into_iter().take(if cfg!(miri) { 1 } else { 4 }) {
                         for layout in Layout::ALL.into_iter().skip(1).filter(|layout| layout.is_available()) {
                             let (mut a, mut b) = ([0; 256], [0; 256]);
                             let fa = Backend::SCALAR.encode_row(layout, &row, &mut a[..n]);

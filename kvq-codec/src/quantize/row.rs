@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_table_gives_the_code_that_counting_gives_for_every_value() {
-        for y in (i16::MIN..=i16::MAX).step_by(if cfg!(miri) { 257 } else { 1 }) {
+        for y in (i16::MIN..=i16::MAX).step_by(if cfg!(miri) { 769 } else { 1 }) {
             assert_eq!(Bins::S2.nearest(y), by_counting::<3>(&codebook::S2, y), "S2 {y}");
             assert_eq!(Bins::S3.nearest(y), by_counting::<7>(&codebook::S3, y), "S3 {y}");
             assert_eq!(Bins::S4.nearest(y), by_counting::<15>(&codebook::S4, y), "S4 {y}");
@@ -222,7 +222,7 @@ mod tests {
     fn rows_are_encoded_alike_by_table() {
         for layout in [Layout::S2, Layout::S3, Layout::S4] {
             for (seed, scale) in [(1, 1.0), (2, 900.0), (3, 8000.0), (4, 32_767.0)] {
-                for n in [4, 32, 100, 256] {
+                for n in [4, 32, 100, 256].into_iter().take(if cfg!(miri) { 1 } else { 4 }) {
                     let row: Vec<i16> = gaussian(n, seed).iter().map(|x| (x * scale) as i16).collect();
                     let (mut expected, mut got) = (std::vec![9; n], std::vec![9; n]);
                     let f = encode_scalar(layout, &row, &mut expected);
@@ -289,7 +289,7 @@ mod tests {
         for (layout, floor) in floors.into_iter().filter(|(layout, _)| layout.is_available()) {
             // One row, under Miri, may fall short of what many reach.
             let floor = if cfg!(miri) { floor - 2.0 } else { floor };
-            let got = snr_db(layout, 64);
+            let got = snr_db(layout, if cfg!(miri) { 16 } else { 64 });
             std::println!("{layout:?}: {got:.2} dB");
             assert!(got > floor, "{layout:?}: {got:.2} dB");
         }
@@ -301,10 +301,10 @@ mod tests {
         assert_eq!(encode_scalar(Layout::S4, &[0; 64], &mut codes), None);
         assert_eq!(codes, [0; 64]);
         for layout in [Layout::S2, Layout::S3, Layout::S4] {
-            let mut row = [0i16; 256];
+            let n = if cfg!(miri) { 24 } else { 256 };
+            let (mut row, mut codes) = ([0i16; 256], [0u8; 256]);
             row[17] = 32_767;
-            let mut codes = [0u8; 256];
-            let f = encode_scalar(layout, &row, &mut codes).unwrap();
+            let f = encode_scalar(layout, &row[..n], &mut codes[..n]).unwrap();
             let scale = (f64::from(f) / 8.0).exp2();
             let level = layout.codewords()[usize::from(codes[17])];
             assert!(level > 0 && f64::from(level) * scale > 2_000.0, "{layout:?}");

@@ -176,7 +176,8 @@ mod tests {
     fn rows_of_every_exponent_are_brought_to_the_same_fixed_point() {
         let codes: Vec<u8> = (-127..=127i8).map(|c| c as u8).collect();
         let center = Center::new(300);
-        for e in (-120..=300 - BASE_MARGIN as i16).chain([ZERO]) {
+        let step = if cfg!(miri) { 61 } else { 1 };
+        for e in (-120..=300 - BASE_MARGIN as i16).step_by(step).chain([ZERO]) {
             let mut out = [7; MAX_ROW];
             center.fixed_into(&codes, e, &mut out);
             for (out, code) in out.iter().zip(-127..=127) {

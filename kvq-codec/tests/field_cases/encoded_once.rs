@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
-use super::common::{Growing, Sequence, aged, lighter, unless_miri};
+use super::common::{Growing, Sequence, aged};
 use super::{append, fresh, restored};
 use kvq_codec::{Backend, Cache, KvCache, KvShape, Layout, Policy, Side, Storage, WhenFull, minimum_bytes};
 
-const SHAPE: KvShape = KvShape::new(1, 1, unless_miri(32, 4));
+const SHAPE: KvShape = KvShape::new(1, 1, 32);
 
 /// For each position that is held, on one side: where it is stored (0 the sinks, 1 to 4 the tiers from the last to the
 /// first, 5 the recent window) and its row as bits.
@@ -57,18 +57,15 @@ fn check<S: Storage>(mut cache: Cache<S>, n: usize, what: &str) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs hundreds of tokens, and reaches no unsafe code that others do not")]
 fn rows_change_when_a_token_enters_a_tier_and_at_no_other_time() {
-    let n = unless_miri(420, 110);
-    let by_age = lighter(aged(&[Layout::Q8, Layout::T4, Layout::T3, Layout::T2], 16, 16));
+    let n = 420;
+    let by_age = aged(&[Layout::Q8, Layout::T4, Layout::T3, Layout::T2], 16, 16);
     check(fresh(SHAPE, by_age, Backend::detect()), n, "by age");
     let preset = Policy { span_len: 16, recent_len: 16, ..Policy::SIX_X };
     for when_full in [WhenFull::Demote, WhenFull::Evict] {
-        let policy = lighter(preset).with_byte_budget(when_full);
-        let room = if when_full == WhenFull::Demote {
-            unless_miri(18_000, 4_000)
-        } else {
-            unless_miri(6_000, 1_000)
-        };
+        let policy = preset.with_byte_budget(when_full);
+        let room = if when_full == WhenFull::Demote { 18_000 } else { 6_000 };
         let mut memory = vec![0; minimum_bytes(SHAPE, policy).unwrap() + room];
         check(
             KvCache::new(SHAPE, policy, Backend::detect(), &mut memory).unwrap(),
@@ -76,6 +73,6 @@ fn rows_change_when_a_token_enters_a_tier_and_at_no_other_time() {
             &format!("{when_full:?}"),
         );
     }
-    let growing: Cache<Growing> = fresh(SHAPE, lighter(preset), Backend::detect());
+    let growing: Cache<Growing> = fresh(SHAPE, preset, Backend::detect());
     check(growing, n, "growing");
 }

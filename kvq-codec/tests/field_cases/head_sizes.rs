@@ -13,10 +13,10 @@ const HEAD_DIMS: &[usize] =
 #[test]
 fn eight_bits_are_close_to_exact_for_every_head_size_and_backend() {
     for backend in backends() {
-        for &head_dim in HEAD_DIMS {
+        for &head_dim in unless_miri(HEAD_DIMS, &[12]) {
             let sequence = Sequence::new(
                 KvShape::new(2, unless_miri(3, 1), head_dim),
-                unless_miri(200, 40),
+                unless_miri(200, 12),
                 head_dim as u64,
             );
             let cache = filled(&sequence, Policy::EIGHT_BIT, backend);
@@ -32,7 +32,7 @@ fn every_layout_stays_within_its_error_for_every_head_size_and_backend() {
         let bounds = [0.35, 0.6, 1.1, 0.32, 0.55, 1.0];
         for (layout, bound) in Layout::ALL.into_iter().skip(1).zip(bounds) {
             for &head_dim in HEAD_DIMS {
-                let (span_len, n_tokens) = unless_miri((64, 300), (16, 22));
+                let (span_len, n_tokens) = unless_miri((64, 300), (16, 20));
                 let sequence =
                     Sequence::new(KvShape::new(1, unless_miri(3, 1), head_dim), n_tokens, head_dim as u64);
                 let cache = filled(&sequence, aged(&[layout], span_len, 0), backend);
@@ -45,17 +45,23 @@ fn every_layout_stays_within_its_error_for_every_head_size_and_backend() {
 
 #[test]
 fn keys_and_values_may_differ_in_width() {
+    const SPAN: u16 = unless_miri(32, 16);
+    const RECENT: u16 = unless_miri(32, 0);
     let pairs = [(64, 128), (128, 64), (192, 128), (96, 64), (40, 72), (112, 120), (256, 160)];
     for &(key_dim, value_dim) in unless_miri(&pairs[..], &[(12, 8)]) {
         let shape = KvShape::new(1, 2, key_dim).with_value_head_dim(value_dim);
-        let sequence = Sequence::new(shape, unless_miri(300, 40), 3);
+        let sequence = Sequence::new(shape, unless_miri(300, 22), 3);
         for backend in backends() {
-            for policy in [Policy::EIGHT_BIT, aged(&[Layout::Q8], 32, 32)] {
+            for policy in [Policy::EIGHT_BIT, aged(&[Layout::Q8], SPAN, RECENT)] {
                 let cache = filled(&sequence, policy, backend);
                 let error = worst_error(&sequence, &cache, 1, 2);
                 assert!(error < 0.04, "{} {key_dim}/{value_dim}: {error}", backend.name());
             }
-            let cache = filled(&sequence, aged(&[Layout::S4, Layout::S3, Layout::S2], 32, 32), backend);
+            let cache = filled(
+                &sequence,
+                aged(unless_miri(&[Layout::S4, Layout::S3, Layout::S2][..], &[Layout::S2]), SPAN, RECENT),
+                backend,
+            );
             assert!(worst_error(&sequence, &cache, 1, 2) < 1.0, "{} {key_dim}/{value_dim}", backend.name());
         }
         // Rows come back in their own width, each where it belongs.
