@@ -1,9 +1,9 @@
 //! `miri`: the codec's tests in an interpreter that finds undefined behaviour, little- and big-endian at the same time.
 //!
-//! Not a part of `test`, since it needs nightly Rust and many minutes: a call that adds one token takes a tenth
-//! of a second and more. Tests choose smaller shapes and fewer repetitions under `cfg!(miri)`. Left out are doc tests, and tests of
-//! budgets, tiers and evictions that show nothing with few tokens: they are ignored there with the reason, and reach no
-//! unsafe code that others do not.
+//! Not a part of `test`, since it needs nightly Rust and many minutes: a call that adds one token takes a tenth of a
+//! second and more. Tests choose smaller shapes and fewer repetitions under `cfg!(miri)`. Left out are doc tests, and
+//! tests of budgets, tiers and evictions that show nothing with few tokens: they are ignored there with the reason, and
+//! reach no unsafe code that others do not.
 //!
 //! This machine's run has all checks. The other one's purpose is the order of bytes: unsafe code is compiled for
 //! little-endian machines only. So it goes without the model of aliasing and the checks of values, neither of which safe

@@ -258,7 +258,7 @@ fn figures(error: &Error) -> Vec<String> {
 #[test]
 fn every_message_names_what_puts_it_right_and_both_figures() {
     let feature: (Error, &[&str]) = (Error::Feature("low-bits"), &["Layout::is_available"]);
-    for (error, names) in produced().into_iter().chain([feature]) {
+    for (error, names) in produced().iter().chain([&feature]) {
         let message = error.to_string();
         for part in names.iter().map(|name| name.to_string()).chain(figures(error)) {
             assert!(message.contains(&part), "{error:?}: '{message}' lacks {part}");
