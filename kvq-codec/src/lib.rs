@@ -8,7 +8,6 @@
 //!
 //! # fn main() -> Result<(), kvq_codec::Error> {
 //! const SHAPE: KvShape = KvShape::new(1, 2, 32); // layers, KV heads, head_dim
-//! # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
 //! let mut memory = [0u8; 24 * 1024];
 //! let mut cache = KvCache::new(SHAPE, Policy::FOUR_X, Backend::detect(), &mut memory)?;
 //! let (key, value) = ([0.5f32; 64], [1.0f32; 64]); // (n_kv_heads, 1 token, head_dim)

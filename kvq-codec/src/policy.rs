@@ -100,7 +100,6 @@ pub enum WhenFull {
 /// use kvq_codec::{Layout, Policy, Tier, WhenFull};
 ///
 /// // A preset with other keys: for old tokens that must be found again, keys stay at 4 bits.
-/// # if Policy::FOUR_X.check().is_err() { return; } // a build without its features
 /// let mut policy = Policy::FOUR_X.with_byte_budget(WhenFull::Demote);
 /// policy.key_tiers = [Some(Tier::first(Layout::T4)), None, None, None];
 /// assert!(policy.check().is_err()); // the ladder still moves keys to 3 bits

@@ -51,7 +51,21 @@ pub fn run(args: &Args) -> Result<()> {
     format.args(["fmt", "--check", "--manifest-path"]).arg(no_panic::manifest());
     tally.step(&render(&format), || run_tool(&mut format, INSTALL_CARGO));
     tally.cargo(&["test", "--release", "-p", "kvq-codec", "--features", "std"], &[]);
-    tally.cargo(&["test", "--release", "-p", "kvq-codec", "--no-default-features", "--features", "std"], &[]);
+    // The examples of the documentation assume the default features.
+    tally.cargo(
+        &[
+            "test",
+            "--release",
+            "-p",
+            "kvq-codec",
+            "--no-default-features",
+            "--features",
+            "std",
+            "--lib",
+            "--tests",
+        ],
+        &[],
+    );
     let backends: &[&str] = if cfg!(target_arch = "x86_64") { &["scalar", "avx2"] } else { &["scalar"] };
     for backend in backends {
         let target_dir = format!("target/force-{backend}");

@@ -31,7 +31,6 @@ impl<S: Storage> Cache<S> {
     /// ```
     /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
     ///
-    /// # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
     /// let mut memory = [0; 24 * 1024];
     /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
     /// // (n_kv_heads, n_tokens, head_dim): all tokens of the first head come first.

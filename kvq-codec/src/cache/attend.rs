@@ -33,7 +33,6 @@ impl<S: Storage> Cache<S> {
     /// ```
     /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
     ///
-    /// # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
     /// let mut memory = [0; 24 * 1024];
     /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
     /// cache.append(0, 3, &[0.5; 2 * 3 * 32], &[1.0; 2 * 3 * 32])?;
@@ -86,7 +85,6 @@ impl<S: Storage> Cache<S> {
     ///
     /// # fn main() -> Result<(), kvq_codec::Error> {
     /// const SHAPE: KvShape = KvShape::new(1, 2, 32); // layers, KV heads, head_dim
-    /// # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
     /// let mut memory = [0u8; 24 * 1024];
     /// let mut cache = KvCache::new(SHAPE, Policy::FOUR_X, Backend::detect(), &mut memory)?;
     /// let (key, value) = ([0x0800i16; 64], [0x40i8; 64]); // 0.5 with 12 fraction bits, 1.0 with 6

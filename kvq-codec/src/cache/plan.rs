@@ -444,7 +444,6 @@ pub const fn minimum_bytes(shape: KvShape, policy: Policy) -> Result<usize, Erro
 /// ```
 /// use kvq_codec::{KvShape, Policy, WhenFull, capacity_tokens};
 ///
-/// # #[cfg(all(feature = "trellis", feature = "demote"))] {
 /// const SHAPE: KvShape = KvShape::new(3, 4, 32);
 /// const POLICY: Policy = Policy::FOUR_X.with_byte_budget(WhenFull::Evict);
 /// const CONTEXT: usize = match capacity_tokens(SHAPE, POLICY, 256 * 1024) {
@@ -452,7 +451,6 @@ pub const fn minimum_bytes(shape: KvShape, policy: Policy) -> Result<usize, Erro
 ///     Err(_) => panic!("see minimum_bytes"),
 /// };
 /// assert!(CONTEXT >= 4 * (256 * 1024 / SHAPE.fp16_bytes_per_token()));
-/// # }
 /// ```
 pub const fn capacity_tokens(shape: KvShape, policy: Policy, bytes: usize) -> Result<usize, Error> {
     match Plan::new(shape, policy) {

@@ -60,7 +60,6 @@ impl<S: Storage> Cache<S> {
     /// ```
     /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
     ///
-    /// # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
     /// let mut memory = [0; 24 * 1024];
     /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
     /// assert_eq!(cache.memory().total(), 24 * 1024 + size_of_val(&cache));
@@ -104,7 +103,6 @@ impl<S: Storage> Cache<S> {
     /// ```
     /// use kvq_codec::{Backend, KvCache, KvShape, Layout, Policy, Side};
     ///
-    /// # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
     /// let mut memory = [0; 24 * 1024];
     /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
     /// cache.append(0, 90, &[0.5; 2 * 90 * 32], &[1.0; 2 * 90 * 32])?;

@@ -33,7 +33,6 @@ pub(crate) const NONE: u32 = u32::MAX;
 ///     }
 /// }
 ///
-/// # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
 /// let mut cache = Cache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), Growing(Vec::new()))?;
 /// let before = cache.storage_bytes();
 /// cache.append(0, 40, &[0.5; 2 * 40 * 32], &[1.0; 2 * 40 * 32])?;

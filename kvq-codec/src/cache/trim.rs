@@ -19,7 +19,6 @@ impl<S: Storage> Cache<S> {
     /// ```
     /// use kvq_codec::{Backend, KvCache, KvShape, Policy};
     ///
-    /// # if Policy::FOUR_X.check().is_err() { return Ok(()); } // a build without its features
     /// let mut memory = [0; 24 * 1024];
     /// let mut cache = KvCache::new(KvShape::new(1, 2, 32), Policy::FOUR_X, Backend::detect(), &mut memory)?;
     /// cache.append(0, 5, &[0.5; 2 * 5 * 32], &[1.0; 2 * 5 * 32])?;
