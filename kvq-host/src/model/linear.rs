@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
 
-use super::math;
+use super::{math, widened};
 
 /// Rows from which quantized weights are multiplied in f32.
 ///
@@ -22,7 +22,8 @@ const GEMM_ROWS: usize = 32;
 pub(crate) enum Weights {
     /// f32 `(outputs, inputs)`.
     Dense(Tensor),
-    /// ggml blocks along the inputs, with a fused product in candle.
+    /// ggml blocks along the inputs, with a fused product in candle; behind the inputs there may be columns of
+    /// zeros ([`widened`]).
     Quantized { blocks: Arc<QTensor>, matmul: QMatMul },
 }
 
@@ -41,14 +42,17 @@ impl Linear {
         Ok(Self { weights: Weights::Dense(weights.contiguous()?), bias: None, inputs, outputs })
     }
 
-    /// From a GGUF tensor `(outputs, inputs)`; unquantized ones become f32.
+    /// From a GGUF tensor `(outputs, inputs)`; unquantized ones become f32, 8-bit ones are widened where that pays.
     pub(crate) fn from_gguf(blocks: Arc<QTensor>) -> Result<Self> {
         let (outputs, inputs) = blocks.shape().dims2().context("weights of a linear layer")?;
         let weights = match blocks.dtype() {
             GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
                 Weights::Dense(blocks.dequantize(&Device::Cpu)?)
             }
-            _ => Weights::Quantized { matmul: QMatMul::from_arc(blocks.clone())?, blocks },
+            _ => {
+                let blocks = if widened::pays(&blocks)? { Arc::new(widened::widen(&blocks)?) } else { blocks };
+                Weights::Quantized { matmul: QMatMul::from_arc(blocks.clone())?, blocks }
+            }
         };
         Ok(Self { weights, bias: None, inputs, outputs })
     }
@@ -90,9 +94,11 @@ impl Linear {
         Ok(match &self.weights {
             Weights::Dense(weights) => x.matmul(&weights.t()?)?,
             Weights::Quantized { blocks, .. } if n >= GEMM_ROWS => {
-                x.matmul(&blocks.dequantize(&Device::Cpu)?.t()?)?
+                x.matmul(&blocks.dequantize(&Device::Cpu)?.narrow(1, 0, self.inputs)?.t()?)?
             }
-            Weights::Quantized { matmul, .. } => matmul.forward(&x)?,
+            Weights::Quantized { blocks, matmul } => {
+                matmul.forward(&x.pad_with_zeros(1, 0, blocks.shape().dims2()?.1 - self.inputs)?)?
+            }
         })
     }
 
@@ -101,7 +107,7 @@ impl Linear {
         let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
         let rows = match &self.weights {
             Weights::Dense(weights) => weights.index_select(&ids, 0)?,
-            Weights::Quantized { blocks, .. } => blocks.embedding(&ids)?,
+            Weights::Quantized { blocks, .. } => blocks.embedding(&ids)?.narrow(1, 0, self.inputs)?,
         };
         Ok(rows.flatten_all()?.to_vec1::<f32>()?)
     }

@@ -16,6 +16,7 @@ pub mod registry;
 mod rope;
 mod tokenizer;
 mod weights;
+mod widened;
 
 use anyhow::Result;
 use candle_core::Tensor;
