@@ -4,17 +4,33 @@ use super::{Layout, MAX_PLANES, Run};
 use crate::bytes::{get_u32, slice};
 use crate::pack::plane_row_bytes;
 
-/// One plane of a block: where its rows lie within the units that hold them.
+/// One plane of a block: where its rows lie within the units that hold them. Eight bytes, for attention makes and hands
+/// on several for each stretch of tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PlanePlace {
-    /// Place of the plane's first unit in the list of ids.
-    pub first_unit: usize,
     /// Where the block's rows begin within a unit.
-    pub offset: usize,
+    pub offset: u32,
     /// Bytes of a row.
-    pub row_bytes: usize,
+    pub row_bytes: u16,
+    /// Place of the plane's first unit in the list of ids.
+    pub first_unit: u8,
     /// `log2` of the tokens whose rows lie in one unit.
-    pub tokens_log2: u32,
+    pub tokens_log2: u8,
+}
+
+impl PlanePlace {
+    /// Where the rows from token `first` on begin within their unit.
+    #[inline(always)]
+    const fn row_offset(&self, first: usize) -> usize {
+        let within = first & ((1 << self.tokens_log2) - 1);
+        self.offset as usize + within * self.row_bytes as usize
+    }
+
+    /// The bytes of `n` rows.
+    #[inline(always)]
+    const fn bytes(&self, n: usize) -> usize {
+        n * self.row_bytes as usize
+    }
 }
 
 /// The rows of `n` consecutive tokens of one block, in every plane of its layout.
@@ -52,10 +68,10 @@ impl<'a> Rows<'a> {
     pub fn one_plane(rows: &'a [u8], layout: Layout, n_values: usize, n: usize) -> Self {
         let width = layout.planes().first().copied().unwrap_or(8);
         let place = PlanePlace {
-            first_unit: 0,
             offset: 0,
-            row_bytes: plane_row_bytes(width, n_values),
-            tokens_log2: usize::BITS - 1,
+            row_bytes: plane_row_bytes(width, n_values) as u16,
+            first_unit: 0,
+            tokens_log2: (usize::BITS - 1) as u8,
         };
         let planes = [place; MAX_PLANES];
         Self { units: rows, unit_bytes: 0, ids: &[], planes, n_planes: 1, run_len: n.max(1), n }
@@ -73,10 +89,8 @@ impl<'a> Rows<'a> {
         let n = self.n.saturating_sub(first).min(self.run_len);
         let mut run = Run { planes: [&[]; MAX_PLANES], n };
         for (rows, place) in run.planes.iter_mut().zip(&self.planes).take(self.n_planes) {
-            let within = first & ((1 << place.tokens_log2) - 1);
-            let unit = self.unit(place, first);
-            let at = unit.wrapping_add(place.offset + within * place.row_bytes);
-            *rows = slice(self.units, at, n * place.row_bytes);
+            let at = self.unit(place, first).wrapping_add(place.row_offset(first));
+            *rows = slice(self.units, at, place.bytes(n));
         }
         run
     }
@@ -84,7 +98,7 @@ impl<'a> Rows<'a> {
     /// Where the unit with the row of token `first` begins.
     #[inline(always)]
     fn unit(&self, place: &PlanePlace, first: usize) -> usize {
-        let id = get_u32(self.ids, 4 * (place.first_unit + (first >> place.tokens_log2)));
+        let id = get_u32(self.ids, 4 * (place.first_unit as usize + (first >> place.tokens_log2)));
         (id as usize).wrapping_mul(self.unit_bytes)
     }
 
@@ -96,8 +110,8 @@ impl<'a> Rows<'a> {
             let mut first = 0;
             while first < self.n {
                 let n = (self.n - first).min(1 << place.tokens_log2);
-                let at = self.unit(place, first).wrapping_add(place.offset);
-                f(slice(self.units, at, n * place.row_bytes));
+                let at = self.unit(place, first).wrapping_add(place.row_offset(first));
+                f(slice(self.units, at, place.bytes(n)));
                 first += n;
             }
         }

@@ -118,7 +118,7 @@ impl<S: Storage> Cache<S> {
 
     /// The rows of the first `n` tokens of a span or a part of the recent window, whose units are `ids`.
     #[cfg_attr(kvq_small, inline(never))]
-    #[cfg_attr(not(kvq_small), inline)]
+    #[cfg_attr(not(kvq_small), inline(always))]
     pub(super) fn rows<'a>(
         &'a self,
         plan: &SidePlan,

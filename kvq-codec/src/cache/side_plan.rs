@@ -108,10 +108,10 @@ impl SidePlan {
         let mut first_unit = 0;
         for (&width, place) in layout.planes().iter().zip(&mut planes) {
             *place = PlanePlace {
-                first_unit,
-                offset: self.block_offset(width, block),
-                row_bytes: plane_row_bytes(width, n_values),
-                tokens_log2: self.tokens_log2[width_index(width) & 3],
+                offset: self.block_offset(width, block) as u32,
+                row_bytes: plane_row_bytes(width, n_values) as u16,
+                first_unit: first_unit as u8,
+                tokens_log2: self.tokens_log2[width_index(width) & 3] as u8,
             };
             first_unit += self.plane_units(width, span_len);
         }

@@ -406,11 +406,16 @@ mod tests {
         let mut planes = [PlanePlace::default(); MAX_PLANES];
         for (p, (&width, place)) in layout.planes().iter().zip(&mut planes).enumerate() {
             let row_bytes = plane_row_bytes(width, head.block_values);
-            *place = PlanePlace { first_unit: p * units_of_plane, offset: 5, row_bytes, tokens_log2 };
+            *place = PlanePlace {
+                offset: 5,
+                row_bytes: row_bytes as u16,
+                first_unit: (p * units_of_plane) as u8,
+                tokens_log2: tokens_log2 as u8,
+            };
         }
         let n_planes = layout.planes().len();
         let n_units = (n_planes * units_of_plane) as u32;
-        let unit_bytes = 5 + (planes[0].row_bytes << tokens_log2);
+        let unit_bytes = 5 + (usize::from(planes[0].row_bytes) << tokens_log2);
         // Codes of 8 bits are never -128.
         let code = |random: &mut Random| ((random.next() % 255) as u8).max(1) ^ 0x80;
         let units = (0..n_units as usize * unit_bytes).map(|_| code(random)).collect();

@@ -380,7 +380,7 @@ fn spread_bits(word: u32) -> __m256i {
 }
 
 /// `2^(i/8)`.
-static MANTISSAS: [f32; 8] = {
+pub(super) static MANTISSAS: [f32; 8] = {
     let mut all = [0.0; 8];
     let mut i = 0;
     while i < 8 {

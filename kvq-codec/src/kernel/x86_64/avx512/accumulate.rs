@@ -7,6 +7,7 @@ use super::super::load::{load_u32, load32, store_bytes};
 use super::super::unpack::for_each_four;
 use super::by_layout;
 use super::load::{load_numbers, store_ints};
+use super::turn::turn_quarters;
 use super::unpack::{codebook, levels};
 use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::simd::by_dim;
@@ -63,7 +64,8 @@ fn sum_by<const LAYOUT: u8, const D: usize, const N: usize>(
         });
         for (total, sums) in total.into_iter().zip(sums.iter_mut()) {
             let to = sums.as_chunks_mut::<16>().0.iter_mut().skip(4 * c);
-            to.zip(in_order(total)).for_each(|(to, values)| store_ints(to, values));
+            // Quarter `k` of register `i` lies in quarter `i` of register `k`.
+            to.zip(turn_quarters(total)).for_each(|(to, values)| store_ints(to, values));
         }
     }
 }
@@ -86,20 +88,6 @@ fn quads<const LAYOUT: u8, const D: usize>(
         _mm512_unpackhi_epi16(a, c),
         _mm512_unpacklo_epi16(b, d),
         _mm512_unpackhi_epi16(b, d),
-    ]
-}
-
-/// Sums in the order of their values: quarter `k` of register `i` from quarter `i` of register `k`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn in_order([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-    let (ab_low, ab_high) = (_mm512_shuffle_i64x2::<0x44>(a, b), _mm512_shuffle_i64x2::<0xee>(a, b));
-    let (cd_low, cd_high) = (_mm512_shuffle_i64x2::<0x44>(c, d), _mm512_shuffle_i64x2::<0xee>(c, d));
-    [
-        _mm512_shuffle_i64x2::<0x88>(ab_low, cd_low),
-        _mm512_shuffle_i64x2::<0xdd>(ab_low, cd_low),
-        _mm512_shuffle_i64x2::<0x88>(ab_high, cd_high),
-        _mm512_shuffle_i64x2::<0xdd>(ab_high, cd_high),
     ]
 }
 

@@ -5,15 +5,19 @@
 //! * **Four multiply-adds in one** (`VPDPBUSD`): a byte without sign times one with it, four products summed to 32 bits
 //!   without saturation. Value sums have their 7-bit weights on the side without sign. Scores take levels plus 128
 //!   there, and what that adds, 128 times the sum of the query, goes off again at the end.
-//! * **Two rows in a register** (`score`, `accumulate`): 4-bit rows of heads of 64 are never stored as levels. `VPERMB`
-//!   looks at six bits of an index, so a codebook that is repeated four times needs no mask over the four that count.
+//! * **Sixteen tokens in a register** (`score`, `turn`): rows become columns of four bytes first, whose products with four
+//!   codes of a query add up to sixteen scores without a sum across a register. 4-bit rows of heads of 64 are turned while
+//!   they are packed. `VPERMB` looks at six bits of an index, so a codebook that is repeated four times needs no mask over
+//!   the four that count.
 //! * **A segment in four registers** (`fold`): the softmax in the order of operations of `kernel::fold`, with the same
 //!   bits.
 
 mod accumulate;
 mod fold;
 mod load;
+mod scale;
 mod score;
+mod turn;
 mod unpack;
 
 use core::ops::Deref;
@@ -22,6 +26,7 @@ use super::Avx2;
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::is_fast;
 use crate::kernel::{Fold, FoldState, HeadRow, Levels, Queries, SEGMENT, Scores, Sums, Weights};
+use crate::shape::MAX_HEAD_DIM;
 
 /// Proof that the CPU has AVX-512 with VNNI and VBMI, and what AVX2 kernels need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +70,10 @@ impl Avx512 {
         Avx2::detect().filter(|_| there).map(Self)
     }
 
+    pub fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
+        with_avx512!(self, scale::scales_into(base, bytes, out));
+    }
+
     pub fn score_keys(
         self,
         layout: Layout,
@@ -74,12 +83,14 @@ impl Avx512 {
         levels: &mut Levels,
         scores: &mut Scores,
     ) {
-        if layout == Layout::S4 && head.head_dim == 64 && is_fast(head, rows, 8) {
+        if layout == Layout::S4 && head.head_dim == 64 && rows.n > 1 && is_fast(head, rows, 16) {
             with_avx512!(self, score::score_s4(rows, queries, scores));
         } else if !serves(rows, head, 4) {
             self.0.score_keys(layout, rows, head, queries, levels, scores);
         } else if layout == Layout::Q8 {
             with_avx512!(self, score::score_precise(rows, head.head_dim, queries, scores));
+        } else if rows.n == 1 {
+            with_avx512!(self, score::score_one(layout, rows, head.head_dim, queries, scores));
         } else {
             with_avx512!(self, score::score_rows(layout, rows, head.head_dim, queries, scores));
         }
@@ -104,6 +115,14 @@ impl Avx512 {
             with_avx512!(self, accumulate::accumulate_precise(rows, head.head_dim, weights, sums));
         } else {
             with_avx512!(self, accumulate::accumulate_rows(layout, rows, head.head_dim, weights, sums));
+        }
+    }
+
+    pub fn add_scaled(self, out: &mut [f32], rescale: f32, sums: &[i32; MAX_HEAD_DIM], scale: f32) {
+        if out.len().is_multiple_of(16) {
+            with_avx512!(self, scale::add_scaled(out, rescale, sums, scale));
+        } else {
+            self.0.add_scaled(out, rescale, sums, scale);
         }
     }
 }

@@ -5,113 +5,70 @@ use core::arch::x86_64::*;
 use super::super::load::{load32, store_four};
 use super::super::unpack::for_each_four;
 use super::by_layout;
-use super::load::{load_64, load_numbers, load_query, store_eight_ints};
+use super::load::{load_ints, load_numbers, load_query, store_ints};
+use super::turn::{turn, turn_halves};
 use super::unpack::{codebook, levels};
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::by_dim;
 use crate::kernel::{Queries, Scores, TILE};
-use crate::shape::MAX_HEAD_DIM;
 
 /// What makes a level a byte without sign.
 const BIAS: u8 = 128;
 
-/// 4-bit rows of heads of 64, two of them in a register.
+/// 4-bit rows of heads of 64, whose codes are turned before they are unpacked: half as many bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 pub(super) fn score_s4(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
     match queries.n {
-        1 => eight_by_eight::<1>(rows, queries, scores),
-        2 => eight_by_eight::<2>(rows, queries, scores),
-        3 => eight_by_eight::<3>(rows, queries, scores),
-        _ => eight_by_eight::<4>(rows, queries, scores),
+        1 => turned_codes::<1>(rows, queries, scores),
+        2 => turned_codes::<2>(rows, queries, scores),
+        3 => turned_codes::<3>(rows, queries, scores),
+        _ => turned_codes::<TILE>(rows, queries, scores),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn eight_by_eight<const N: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
+fn turned_codes<const N: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
     let codebook = codebook::<{ Layout::S4.tag() }, BIAS>();
-    let mut query = [[_mm512_setzero_si512(); 2]; N];
-    let mut excess = [_mm256_setzero_si256(); N];
-    for ((query, excess), row) in query.iter_mut().zip(&mut excess).zip(&queries.rows) {
-        let whole = first_64(row);
-        *query = [
-            _mm512_shuffle_i64x2::<0b01_00_01_00>(whole, whole),
-            _mm512_shuffle_i64x2::<0b11_10_11_10>(whole, whole),
-        ];
-        *excess = _mm256_set1_epi32(biased_by(whole));
-    }
-    for_each_eight(rows, |eight, rows| {
-        let mut sums = [[_mm512_setzero_si512(); 4]; N];
-        for (i, two) in rows.as_chunks::<2>().0.iter().enumerate() {
-            let codes = load_64(two);
+    let queries = Chunk::<N>::new(queries, 0);
+    for_each_sixteen(rows, |sixteen, rows| {
+        let queries = queries.in_memory();
+        let mut sums = queries.start();
+        for (i, codes) in turn_halves(rows).into_iter().enumerate() {
             let low = _mm512_permutexvar_epi8(codes, codebook);
             let high = _mm512_permutexvar_epi8(_mm512_srli_epi32::<4>(codes), codebook);
-            for (sums, [query_low, query_high]) in sums.iter_mut().zip(&query) {
-                let sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, *query_low);
-                sums[i] = _mm512_dpbusd_epi32(sum, high, *query_high);
-            }
+            queries.multiply(&mut sums, i, low);
+            queries.multiply(&mut sums, i + 8, high);
         }
-        for ((sums, excess), scores) in sums.into_iter().zip(excess).zip(scores.iter_mut()) {
-            if let Some(to) = scores.as_chunks_mut::<8>().0.get_mut(eight) {
-                store_eight_ints(to, _mm256_sub_epi32(sum_pairs(sums), excess));
+        // Token `4·k + i` came out at place `4·i + k`.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        for (sums, scores) in queries.finish(sums).into_iter().zip(scores.iter_mut()) {
+            if let Some(to) = scores.as_chunks_mut::<16>().0.get_mut(sixteen) {
+                store_ints(to, _mm512_permutexvar_epi32(order, sums));
             }
         }
     });
 }
 
-/// Calls `f` with each eight rows and their place; rows past the last read as zeros.
+/// Calls `f` with each sixteen rows and their place; rows past the last read as zeros.
 #[inline(always)]
-fn for_each_eight(rows: &Rows<'_>, mut f: impl FnMut(usize, &[[u8; 32]; 8])) {
+fn for_each_sixteen(rows: &Rows<'_>, mut f: impl FnMut(usize, &[[u8; 32]; 16])) {
     let mut first = 0;
     while first < rows.n {
         let run = rows.run(first);
-        let (whole, rest) = run.planes[0].as_chunks::<32>().0.as_chunks::<8>();
-        for (i, eight) in whole.iter().enumerate() {
-            f(first / 8 + i, eight);
+        let (whole, rest) = run.planes[0].as_chunks::<32>().0.as_chunks::<16>();
+        for (i, sixteen) in whole.iter().enumerate() {
+            f(first / 16 + i, sixteen);
         }
         if !rest.is_empty() {
-            let mut padded = [[0; 32]; 8];
+            let mut padded = [[0; 32]; 16];
             padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-            f(first / 8 + whole.len(), &padded);
+            f(first / 16 + whole.len(), &padded);
         }
         first += run.n.max(1);
     }
 }
 
-/// Sums of eight rows in order, of which register `i` has row `2·i` in its lower half and the next in the upper one.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl")]
-fn sum_pairs(sums: [__m512i; 4]) -> __m256i {
-    let four = sum_fours(sums);
-    let two = _mm512_add_epi32(four, _mm512_shuffle_i64x2::<0b10_11_00_01>(four, four));
-    let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 0, 0, 0, 0, 0, 0, 0, 0);
-    _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, two))
-}
-
-/// In each quarter of the register, the four sums over that quarter of the four registers.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn sum_fours([a, b, c, d]: [__m512i; 4]) -> __m512i {
-    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
-}
-
-/// What the bias adds to a dot product with 64 codes of a query.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn biased_by(query: __m512i) -> i32 {
-    let biases = _mm512_set1_epi8(BIAS as i8);
-    _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), biases, query))
-}
-
-/// The first 64 codes of a query.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn first_64(row: &[i8; MAX_HEAD_DIM]) -> __m512i {
-    row.first_chunk().map_or(_mm512_setzero_si512(), |codes| load_query(codes))
-}
-
-/// Rows of any coarse layout, unpacked into registers.
+/// Rows of any coarse layout, unpacked and then turned.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 pub(super) fn score_rows(
     layout: Layout,
@@ -120,57 +77,150 @@ pub(super) fn score_rows(
     queries: &Queries,
     scores: &mut Scores,
 ) {
-    by_layout!(four_by_four, layout, head_dim, (rows, queries, scores));
+    by_layout!(turned_levels, layout, head_dim, (rows, queries, scores));
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn four_by_four<const LAYOUT: u8, const D: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
+fn turned_levels<const LAYOUT: u8, const D: usize>(
+    rows: &Rows<'_>,
+    queries: &Queries,
+    scores: &mut Scores,
+) {
     match queries.n {
-        1 => four_by::<LAYOUT, D, 1>(rows, queries, scores),
-        2 => four_by::<LAYOUT, D, 2>(rows, queries, scores),
-        3 => four_by::<LAYOUT, D, 3>(rows, queries, scores),
-        _ => four_by::<LAYOUT, D, TILE>(rows, queries, scores),
+        1 => turned_by::<LAYOUT, D, 1>(rows, queries, scores),
+        2 => turned_by::<LAYOUT, D, 2>(rows, queries, scores),
+        3 => turned_by::<LAYOUT, D, 3>(rows, queries, scores),
+        _ => turned_by::<LAYOUT, D, TILE>(rows, queries, scores),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn four_by<const LAYOUT: u8, const D: usize, const N: usize>(
+fn turned_by<const LAYOUT: u8, const D: usize, const N: usize>(
     rows: &Rows<'_>,
     queries: &Queries,
     scores: &mut Scores,
 ) {
     let codebook = codebook::<LAYOUT, BIAS>();
-    let mut excess = [_mm_setzero_si128(); N];
-    for (excess, row) in excess.iter_mut().zip(&queries.rows) {
-        let codes = row.as_chunks::<64>().0.iter().take(D / 64);
-        *excess = _mm_set1_epi32(codes.map(|codes| biased_by(load_query(codes))).sum());
+    for c in 0..D / 64 {
+        let queries = Chunk::<N>::new(queries, c);
+        let mut block = [_mm512_setzero_si512(); 16];
+        let mut four = 0;
+        for_each_four::<LAYOUT, D>(rows, |planes| {
+            for (r, row) in block.iter_mut().skip(4 * (four % 4)).take(4).enumerate() {
+                *row = levels::<LAYOUT, D>(planes, (r, c), codebook);
+            }
+            four += 1;
+            if four % 4 == 0 || 4 * four >= rows.n {
+                queries.score(&block, scores, (four - 1) / 4, c > 0);
+            }
+        });
     }
-    let mut four = 0;
-    for_each_four::<LAYOUT, D>(rows, |planes| {
-        let mut sums = [[_mm512_setzero_si512(); 4]; N];
-        for r in 0..4 {
-            for c in 0..D / 64 {
-                let levels = levels::<LAYOUT, D>(planes, (r, c), codebook);
-                for (sums, query) in sums.iter_mut().zip(&queries.rows) {
-                    let Some(codes) = query.as_chunks::<64>().0.get(c) else { return };
-                    sums[r] = _mm512_dpbusd_epi32(sums[r], levels, load_query(codes));
-                }
+}
+
+/// One row: the center of a span.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn score_one(
+    layout: Layout,
+    rows: &Rows<'_>,
+    head_dim: usize,
+    queries: &Queries,
+    scores: &mut Scores,
+) {
+    by_layout!(one, layout, head_dim, (rows, queries, scores));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn one<const LAYOUT: u8, const D: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
+    let (run, codebook, biases) = (rows.run(0), codebook::<LAYOUT, BIAS>(), _mm512_set1_epi8(BIAS as i8));
+    for (query, scores) in queries.rows.iter().zip(scores.iter_mut()).take(queries.n) {
+        let (mut sum, mut excess) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+        for (c, codes) in query.as_chunks::<64>().0.iter().enumerate().take(D / 64) {
+            let codes = load_query(codes);
+            sum = _mm512_dpbusd_epi32(sum, levels::<LAYOUT, D>(&run.planes, (0, c), codebook), codes);
+            excess = _mm512_dpbusd_epi32(excess, biases, codes);
+        }
+        scores[0] = _mm512_reduce_add_epi32(_mm512_sub_epi32(sum, excess));
+    }
+}
+
+/// 64 codes of each query, and what the bias of the levels adds to their products.
+struct Chunk<'a, const N: usize> {
+    codes: [&'a [i8; 64]; N],
+    excess: [i32; N],
+}
+
+impl<'a, const N: usize> Chunk<'a, N> {
+    /// Codes `64·c ..`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn new(queries: &'a Queries, c: usize) -> Self {
+        let mut chunk = Self { codes: [&[0; 64]; N], excess: [0; N] };
+        for ((to, excess), row) in chunk.codes.iter_mut().zip(&mut chunk.excess).zip(&queries.rows) {
+            let Some(codes) = row.as_chunks::<64>().0.get(c) else { break };
+            let biases = _mm512_set1_epi8(BIAS as i8);
+            let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), biases, load_query(codes));
+            *excess = _mm512_reduce_add_epi32(products);
+            *to = codes;
+        }
+        chunk
+    }
+
+    /// The same, of which the compiler does not know that it is: it would spread all codes over registers before a loop
+    /// over tokens, more than there are, where a multiplication spreads four codes as it reads them.
+    #[inline(always)]
+    fn in_memory(&self) -> &Self {
+        core::hint::black_box(self)
+    }
+
+    /// Two sums for each query: an addition waits for the one before.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn start(&self) -> [[__m512i; 2]; N] {
+        self.excess.map(|excess| [_mm512_set1_epi32(-excess), _mm512_setzero_si512()])
+    }
+
+    /// Adds the products of each query's `i`-th four codes with those of sixteen tokens.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn multiply(&self, sums: &mut [[__m512i; 2]; N], i: usize, levels: __m512i) {
+        for (sums, codes) in sums.iter_mut().zip(&self.codes) {
+            let four = codes.as_chunks::<4>().0[i & 15].map(|code| code as u8);
+            let codes = _mm512_set1_epi32(i32::from_le_bytes(four));
+            sums[i & 1] = _mm512_dpbusd_epi32(sums[i & 1], levels, codes);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn finish(&self, sums: [[__m512i; 2]; N]) -> [__m512i; N] {
+        sums.map(|[a, b]| _mm512_add_epi32(a, b))
+    }
+
+    /// Scores of sixteen rows of levels, written or added to what is there.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn score(&self, rows: &[__m512i; 16], scores: &mut Scores, sixteen: usize, add: bool) {
+        let queries = self.in_memory();
+        let mut sums = queries.start();
+        for (i, quarter) in turn(rows).into_iter().enumerate() {
+            queries.multiply(&mut sums, i, quarter);
+        }
+        for (sums, scores) in self.finish(sums).into_iter().zip(scores.iter_mut()) {
+            if let Some(to) = scores.as_chunks_mut::<16>().0.get_mut(sixteen) {
+                let before = if add { load_ints(to) } else { _mm512_setzero_si512() };
+                store_ints(to, _mm512_add_epi32(before, sums));
             }
         }
-        for ((sums, excess), scores) in sums.into_iter().zip(excess).zip(scores.iter_mut()) {
-            if let Some(to) = scores.as_chunks_mut::<4>().0.get_mut(four) {
-                store_four(to, _mm_sub_epi32(sum_all(sums), excess));
-            }
-        }
-        four += 1;
-    });
+    }
 }
 
 /// The sums over four registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl")]
-fn sum_all(sums: [__m512i; 4]) -> __m128i {
-    let four = sum_fours(sums);
+fn sum_all([a, b, c, d]: [__m512i; 4]) -> __m128i {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
     let two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64::<1>(four));
     _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two))
 }
