@@ -41,9 +41,9 @@ fn turned_codes<const N: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut
         }
         // Token `4·k + i` came out at place `4·i + k`.
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        for (sums, scores) in queries.finish(sums).into_iter().zip(scores.iter_mut()) {
+        for ([a, b], scores) in sums.into_iter().zip(scores.iter_mut()) {
             if let Some(to) = scores.as_chunks_mut::<16>().0.get_mut(sixteen) {
-                store_ints(to, _mm512_permutexvar_epi32(order, sums));
+                store_ints(to, _mm512_permutexvar_epi32(order, _mm512_add_epi32(a, b)));
             }
         }
     });
@@ -176,7 +176,11 @@ impl<'a, const N: usize> Chunk<'a, N> {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn start(&self) -> [[__m512i; 2]; N] {
-        self.excess.map(|excess| [_mm512_set1_epi32(-excess), _mm512_setzero_si512()])
+        let mut sums = [[_mm512_setzero_si512(); 2]; N];
+        for (sums, excess) in sums.iter_mut().zip(self.excess) {
+            sums[0] = _mm512_set1_epi32(-excess);
+        }
+        sums
     }
 
     /// Adds the products of each query's `i`-th four codes with those of sixteen tokens.
@@ -190,12 +194,6 @@ impl<'a, const N: usize> Chunk<'a, N> {
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn finish(&self, sums: [[__m512i; 2]; N]) -> [__m512i; N] {
-        sums.map(|[a, b]| _mm512_add_epi32(a, b))
-    }
-
     /// Scores of sixteen rows of levels, written or added to what is there.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
@@ -205,10 +203,10 @@ impl<'a, const N: usize> Chunk<'a, N> {
         for (i, quarter) in turn(rows).into_iter().enumerate() {
             queries.multiply(&mut sums, i, quarter);
         }
-        for (sums, scores) in self.finish(sums).into_iter().zip(scores.iter_mut()) {
+        for ([a, b], scores) in sums.into_iter().zip(scores.iter_mut()) {
             if let Some(to) = scores.as_chunks_mut::<16>().0.get_mut(sixteen) {
                 let before = if add { load_ints(to) } else { _mm512_setzero_si512() };
-                store_ints(to, _mm512_add_epi32(before, sums));
+                store_ints(to, _mm512_add_epi32(before, _mm512_add_epi32(a, b)));
             }
         }
     }

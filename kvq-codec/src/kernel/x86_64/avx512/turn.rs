@@ -9,7 +9,10 @@ use super::load::load_64;
 #[target_feature(enable = "avx512f")]
 pub(super) fn turn(rows: &[__m512i; 16]) -> [__m512i; 16] {
     // Quarters of rows four apart together, so that the last step leaves tokens in order.
-    let [a, b, c, d] = [0, 1, 2, 3].map(|i| turn_quarters([rows[i], rows[4 + i], rows[8 + i], rows[12 + i]]));
+    let a = turn_quarters([rows[0], rows[4], rows[8], rows[12]]);
+    let b = turn_quarters([rows[1], rows[5], rows[9], rows[13]]);
+    let c = turn_quarters([rows[2], rows[6], rows[10], rows[14]]);
+    let d = turn_quarters([rows[3], rows[7], rows[11], rows[15]]);
     let mut out = [_mm512_setzero_si512(); 16];
     for (q, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         *out = turn_lanes([a[q & 3], b[q & 3], c[q & 3], d[q & 3]]);
@@ -21,10 +24,14 @@ pub(super) fn turn(rows: &[__m512i; 16]) -> [__m512i; 16] {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn turn_halves(rows: &[[u8; 32]; 16]) -> [__m512i; 8] {
-    let two = |i: usize| load_64(&rows.as_chunks::<2>().0[i & 7]);
-    let four = [0, 2, 4, 6].map(|i| (two(i), two(i + 1)));
-    let [a, b, c, d] = turn_lanes(four.map(|(x, y)| _mm512_shuffle_i64x2::<0b10_00_10_00>(x, y)));
-    let [e, f, g, h] = turn_lanes(four.map(|(x, y)| _mm512_shuffle_i64x2::<0b11_01_11_01>(x, y)));
+    let (mut first, mut second) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
+    let fours = rows.as_chunks::<2>().0.as_chunks::<2>().0;
+    for (([x, y], first), second) in fours.iter().zip(&mut first).zip(&mut second) {
+        let (x, y) = (load_64(x), load_64(y));
+        *first = _mm512_shuffle_i64x2::<0b10_00_10_00>(x, y);
+        *second = _mm512_shuffle_i64x2::<0b11_01_11_01>(x, y);
+    }
+    let ([a, b, c, d], [e, f, g, h]) = (turn_lanes(first), turn_lanes(second));
     [a, b, c, d, e, f, g, h]
 }
 
