@@ -57,11 +57,14 @@ pub(crate) fn put_plane(width: u8, shift: u32, codes: &[u8], row: &mut [u8]) {
             }
         }
         1 if HAS_BITS => {
-            row.fill(0);
-            for (i, &code) in codes.iter().enumerate() {
-                if let Some(byte) = row.get_mut(i / 8) {
-                    *byte |= ((code >> shift) & 1) << (i % 8);
-                }
+            let (whole, rest) = codes.as_chunks::<8>();
+            for (byte, codes) in row.iter_mut().zip(whole) {
+                *byte = bits_together(u64::from_le_bytes(*codes) >> shift);
+            }
+            if let Some(byte) = row.get_mut(whole.len()) {
+                let mut last = [0; 8];
+                last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+                *byte = bits_together(u64::from_le_bytes(last) >> shift);
             }
         }
         _ => {
@@ -83,6 +86,12 @@ pub(crate) fn put_plane(width: u8, shift: u32, codes: &[u8], row: &mut [u8]) {
             }
         }
     }
+}
+
+/// The lowest bits of eight bytes, that of the first at bit 0: the product moves bit `8·i` to `56 + i`.
+#[inline(always)]
+const fn bits_together(bytes: u64) -> u8 {
+    ((bytes & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
 }
 
 #[cfg(test)]

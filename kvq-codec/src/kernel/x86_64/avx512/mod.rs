@@ -15,10 +15,12 @@
 mod accumulate;
 mod fold;
 mod load;
+mod nearest;
 mod scale;
 mod score;
 mod turn;
 mod unpack;
+mod viterbi;
 
 use core::ops::Deref;
 
@@ -26,6 +28,7 @@ use super::Avx2;
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::is_fast;
 use crate::kernel::{Fold, FoldState, HeadRow, Levels, Queries, SEGMENT, Scores, Sums, Weights};
+use crate::quantize::trellis;
 use crate::shape::MAX_HEAD_DIM;
 
 /// Proof that the CPU has AVX-512 with VNNI and VBMI, and what AVX2 kernels need.
@@ -68,6 +71,16 @@ impl Avx512 {
             target_feature = "avx512vbmi"
         ));
         Avx2::detect().filter(|_| there).map(Self)
+    }
+
+    pub fn encode_row(self, layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
+        if layout.is_trellis() {
+            with_avx512!(self, encode_trellis(layout, row, codes))
+        } else if row.len().is_multiple_of(nearest::STEP) {
+            with_avx512!(self, nearest::encode_scalar(layout, row, codes))
+        } else {
+            self.0.encode_row(layout, row, codes)
+        }
     }
 
     pub fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
@@ -125,6 +138,12 @@ impl Avx512 {
             self.0.add_scaled(out, rescale, sums, scale);
         }
     }
+}
+
+/// The portable code around the search, compiled for AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn encode_trellis(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
+    trellis::encode_trellis(layout, &viterbi::Avx512Search, row, codes)
 }
 
 /// Whether a row is a number of whole registers, as everything here has it, and runs have multiples of `tokens`.

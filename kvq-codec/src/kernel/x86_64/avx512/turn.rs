@@ -38,7 +38,7 @@ pub(super) fn turn_halves(rows: &[[u8; 32]; 16]) -> [__m512i; 8] {
 /// In each quarter, register `i` gets the `i`-th four bytes of the four registers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn turn_lanes([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+pub(super) fn turn_lanes([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
     let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
     [
