@@ -52,7 +52,7 @@ fn compare<S: Storage>(scalar: &Cache<S>, other: &Cache<S>) {
         for (x, y) in a.iter().zip(&b) {
             // Hostile scales may be as large as a float can say; what comes of that is not finite.
             let fine = (x - y).abs() <= TOLERANCE * peak || !peak.is_finite() || x.is_nan();
-            assert!(fine, "layer {layer}: {a:?} {b:?}");
+            assert!(fine, "{} layer {layer} of {:?}: {a:?} {b:?}", other.backend().name(), scalar.policy());
         }
     }
 }

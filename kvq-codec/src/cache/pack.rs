@@ -195,7 +195,7 @@ impl<S: Storage> Cache<S> {
             let mut center = Center::new(base);
             for (t, &e) in source.exponents.iter().enumerate().take(span_len) {
                 self.read_precise(&plan, block, source.ids, t, row);
-                center.add(row, e);
+                center.add(self.backend, row, e);
             }
             let exponent = center.encode(self.backend, span_len.trailing_zeros(), codes);
             let bytes = self.record_mut(record);

@@ -23,6 +23,7 @@ pub(crate) use levels::Levels;
 pub(crate) use query::{Queries, WIDE_QUERY_UNIT};
 
 use crate::block::{Layout, Rows};
+use crate::quantize::span::FixedScale;
 use crate::rotate::Rotation;
 use crate::shape::MAX_HEAD_DIM;
 
@@ -209,6 +210,35 @@ impl Backend {
     #[inline]
     pub(crate) fn encode_precise(self, x: &[f32], codes: &mut [u8]) -> i16 {
         dispatch!(self, encode_precise(x, codes))
+    }
+
+    /// Adds a row of 8-bit codes in fixed point to a sum, where the backend has a kernel for that; `false` where not.
+    #[inline]
+    pub(crate) fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if let Kind::Avx512(avx512) = self.0 {
+            return avx512.add_fixed(codes, scale, sum);
+        }
+        let _ = (codes, scale, sum);
+        false
+    }
+
+    /// What a row of 8-bit codes leaves beyond a center, normalised, and the shift, where the backend has a kernel for
+    /// that: see `quantize::span`.
+    #[inline]
+    pub(crate) fn residual_into(
+        self,
+        codes: &[u8],
+        scale: FixedScale,
+        center: &[i32],
+        row: &mut [i16],
+    ) -> Option<i32> {
+        #[cfg(target_arch = "x86_64")]
+        if let Kind::Avx512(avx512) = self.0 {
+            return avx512.residual_into(codes, scale, center, row);
+        }
+        let _ = (codes, scale, center, row);
+        None
     }
 
     /// Rotates a head vector.

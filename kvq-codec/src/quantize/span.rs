@@ -40,6 +40,14 @@ pub(crate) fn base_exponent(exponents: impl Iterator<Item = i16>) -> i16 {
     peak.map_or(0, |e| (i32::from(e) + BASE_MARGIN).min(i32::from(i16::MAX)) as i16)
 }
 
+/// An 8-bit row's exponent in fixed point: a code is shifted by `up`, multiplied, and the upper word of the product, rounded,
+/// is its number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FixedScale {
+    pub up: i32,
+    pub mantissa: u32,
+}
+
 /// Running sum of a span's key rows, and then its center.
 pub(crate) struct Center {
     /// Sum, later the stored mean; units of 2^(reference/8 - 17).
@@ -54,6 +62,14 @@ impl Center {
         Self { sum: [0; MAX_ROW], reference: i32::from(base) - BASE_MARGIN }
     }
 
+    /// What brings codes of exponent `e` to fixed point, where one shift and a product do.
+    #[inline(always)]
+    fn scale(&self, e: i16) -> Option<FixedScale> {
+        let e = i32::from(e) - self.reference + 8 * FRACTION;
+        let up = 2 + (e >> 3);
+        (0..=2 + FRACTION).contains(&up).then(|| FixedScale { up, mantissa: mantissa(e) })
+    }
+
     /// `code × 2^((e - reference)/8)` in fixed point, for a row.
     #[cfg_attr(kvq_small, inline(never))]
     #[cfg_attr(not(kvq_small), inline(always))]
@@ -61,16 +77,14 @@ impl Center {
         if e == ZERO {
             return out.fill(0);
         }
-        let e = i32::from(e) - self.reference + 8 * FRACTION;
-        // Where the shift of `scale_q` is at most 32, codes are brought to one of 32: the upper word of a product.
-        let up = 2 + (e >> 3);
-        if (0..=2 + FRACTION).contains(&up) {
-            let m = i64::from(mantissa(e));
+        if let Some(FixedScale { up, mantissa }) = self.scale(e) {
+            let m = i64::from(mantissa);
             for (out, &code) in out.iter_mut().zip(codes) {
                 let product = i64::from(i32::from(code as i8) << up) * m;
                 *out = ((product + (1 << 31)) >> 32) as i32;
             }
         } else {
+            let e = i32::from(e) - self.reference + 8 * FRACTION;
             for (out, &code) in out.iter_mut().zip(codes) {
                 *out = scale_q(i32::from(code as i8), e);
             }
@@ -78,7 +92,11 @@ impl Center {
     }
 
     /// Adds one 8-bit row.
-    pub(crate) fn add(&mut self, codes: &[u8], e: i16) {
+    pub(crate) fn add(&mut self, backend: Backend, codes: &[u8], e: i16) {
+        let scale = if e == ZERO { None } else { self.scale(e) };
+        if scale.is_some_and(|scale| backend.add_fixed(codes, scale, &mut self.sum)) {
+            return;
+        }
         let mut step = [0i32; MAX_ROW];
         self.fixed_into(codes, e, &mut step);
         for (sum, s) in self.sum.iter_mut().zip(step).take(codes.len()) {
@@ -113,15 +131,24 @@ impl Center {
         codes: &mut [u8],
     ) -> Option<i32> {
         let n_values = codes.len();
-        let mut residual = [0i32; MAX_ROW];
-        self.fixed_into(row_codes, e, &mut residual);
-        for (r, center) in residual.iter_mut().zip(&self.sum).take(n_values) {
-            *r -= center;
-        }
         let mut row = [0i16; MAX_ROW];
         let row = row.get_mut(..n_values).unwrap_or(&mut []);
-        let shift = normalise(residual.get(..n_values).unwrap_or(&[]), row);
+        let scale = if e == ZERO { None } else { self.scale(e) };
+        let shift = scale
+            .and_then(|scale| backend.residual_into(row_codes, scale, &self.sum, row))
+            .unwrap_or_else(|| self.residual_into((row_codes, e), row));
         backend.encode_row(layout, row, codes).map(|f| self.absolute(f + 8 * shift))
+    }
+
+    /// What is left of an 8-bit row after the center, [`normalise`]d; returns the shift.
+    #[inline(always)]
+    fn residual_into(&self, (codes, e): (&[u8], i16), row: &mut [i16]) -> i32 {
+        let mut residual = [0i32; MAX_ROW];
+        self.fixed_into(codes, e, &mut residual);
+        for (r, center) in residual.iter_mut().zip(&self.sum).take(row.len()) {
+            *r -= center;
+        }
+        normalise(residual.get(..row.len()).unwrap_or(&[]), row)
     }
 
     /// An exponent in fixed-point units as an absolute one.
@@ -156,11 +183,17 @@ pub(crate) fn encode_again(backend: Backend, layout: Layout, levels: &[i8], code
     backend.encode_row(layout, row.get(..n_values).unwrap_or(&[]), codes).map(|f| f - 64)
 }
 
+/// The shift that brings the largest magnitude to 2^14..2^15, where `peak` has the highest bit of them all.
+#[inline(always)]
+pub(crate) const fn normal_shift(peak: u32) -> i32 {
+    17 - peak.leading_zeros() as i32
+}
+
 /// Shifts `values` so that the largest magnitude is in 2^14..2^15; returns the shift: value ≈ row << shift.
 #[inline(never)]
 fn normalise(values: &[i32], row: &mut [i16]) -> i32 {
     let peak = values.iter().fold(0u32, |m, v| m | v.unsigned_abs());
-    let shift = 17 - peak.leading_zeros() as i32;
+    let shift = normal_shift(peak);
     for (r, &v) in row.iter_mut().zip(values) {
         *r = round_shift(v, shift).clamp(-32_767, 32_767) as i16;
     }

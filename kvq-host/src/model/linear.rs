@@ -50,7 +50,8 @@ impl Linear {
                 Weights::Dense(blocks.dequantize(&Device::Cpu)?)
             }
             _ => {
-                let blocks = if widened::pays(&blocks)? { Arc::new(widened::widen(&blocks)?) } else { blocks };
+                let blocks =
+                    if widened::pays(&blocks)? { Arc::new(widened::widen(&blocks)?) } else { blocks };
                 Weights::Quantized { matmul: QMatMul::from_arc(blocks.clone())?, blocks }
             }
         };

@@ -61,7 +61,8 @@ fn scale_scores(fold: &Fold<'_>, score: &mut [[f32; 8]]) -> __m256 {
     for (score, (integers, scales)) in score.iter_mut().zip(inputs) {
         let integers = _mm256_cvtepi32_ps(load_eight_ints(integers));
         let value = _mm256_fmadd_ps(_mm256_mul_ps(integers, load_eight_floats(scales)), factor, bias);
-        peak = _mm256_max_ps(peak, value);
+        // In this order a score that is no number, as hostile scales have it, leaves the peak.
+        peak = _mm256_max_ps(value, peak);
         store_floats(score, value);
     }
     peak
@@ -80,7 +81,7 @@ fn hide(fold: &Fold<'_>, score: &mut [[f32; 8]]) -> __m256 {
     for score in score {
         let visible = _mm256_and_si256(_mm256_cmpgt_epi32(token, before), _mm256_cmpgt_epi32(to, token));
         let value = _mm256_blendv_ps(none, load_eight_floats(score), _mm256_castsi256_ps(visible));
-        peak = _mm256_max_ps(peak, value);
+        peak = _mm256_max_ps(value, peak);
         store_floats(score, value);
         token = _mm256_add_epi32(token, _mm256_set1_epi32(8));
     }

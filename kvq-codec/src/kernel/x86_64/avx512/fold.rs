@@ -23,7 +23,8 @@ pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
         let integers = _mm512_cvtepi32_ps(load_ints(integers));
         let value = _mm512_fmadd_ps(_mm512_mul_ps(integers, load_floats(scales)), factor, bias);
         *score = _mm512_mask_blend_ps(visible as u16, none, value);
-        peak = _mm512_max_ps(peak, *score);
+        // In this order a score that is no number, as hostile scales have it, leaves the peak.
+        peak = _mm512_max_ps(*score, peak);
         visible >>= 16;
     }
     let peak = _mm512_reduce_max_ps(peak).max(state.max);

@@ -13,9 +13,11 @@
 //!   bits.
 
 mod accumulate;
+mod center;
 mod fold;
 mod load;
 mod nearest;
+mod precise;
 mod scale;
 mod score;
 mod turn;
@@ -28,6 +30,7 @@ use super::Avx2;
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::is_fast;
 use crate::kernel::{Fold, FoldState, HeadRow, Levels, Queries, SEGMENT, Scores, Sums, Weights};
+use crate::quantize::span::FixedScale;
 use crate::quantize::trellis;
 use crate::shape::MAX_HEAD_DIM;
 
@@ -81,6 +84,37 @@ impl Avx512 {
         } else {
             self.0.encode_row(layout, row, codes)
         }
+    }
+
+    pub fn encode_precise(self, x: &[f32], codes: &mut [u8]) -> i16 {
+        if x.len().is_multiple_of(precise::STEP) {
+            with_avx512!(self, precise::encode_precise(x, codes))
+        } else {
+            self.0.encode_precise(x, codes)
+        }
+    }
+
+    /// `sum[i] += code[i]` in fixed point; `false` where rows are no whole sixteens, and nothing was done.
+    pub fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) -> bool {
+        let whole = codes.len().is_multiple_of(16);
+        if whole {
+            with_avx512!(self, center::add_fixed(codes, scale, sum));
+        }
+        whole
+    }
+
+    /// As `quantize::span` computes a normalised residual; `None` where rows are no whole sixteens.
+    pub fn residual_into(
+        self,
+        codes: &[u8],
+        scale: FixedScale,
+        center: &[i32],
+        row: &mut [i16],
+    ) -> Option<i32> {
+        if !codes.len().is_multiple_of(16) {
+            return None;
+        }
+        Some(with_avx512!(self, center::residual_into(codes, scale, center, row)))
     }
 
     pub fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {

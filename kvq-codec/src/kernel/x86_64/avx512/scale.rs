@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::super::load::load_eight_floats;
 use super::super::unpack::MANTISSAS;
-use super::load::{load_floats, load_ints, store_floats};
+use super::load::{load_floats, load_ints, load_sixteen_bytes, store_floats};
 use crate::kernel::SEGMENT;
 use crate::shape::MAX_HEAD_DIM;
 
@@ -21,10 +21,7 @@ pub(super) fn scales_into(base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
         &padded
     };
     for (chunk, scale) in bytes.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<16>().0) {
-        let byte = _mm512_cvtepu8_epi32(_mm_set_epi64x(
-            i64::from_le_bytes(*chunk.last_chunk().unwrap_or(&[0; 8])),
-            i64::from_le_bytes(*chunk.first_chunk().unwrap_or(&[0; 8])),
-        ));
+        let byte = _mm512_cvtepu8_epi32(load_sixteen_bytes(chunk));
         let e = _mm512_sub_epi32(_mm512_set1_epi32(i32::from(base)), byte);
         let octave = _mm512_min_epi32(_mm512_srai_epi32::<3>(e), _mm512_set1_epi32(126));
         let there = _mm512_cmpneq_epi32_mask(byte, _mm512_set1_epi32(255))

@@ -81,11 +81,7 @@ pub(super) fn score_rows(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn turned_levels<const LAYOUT: u8, const D: usize>(
-    rows: &Rows<'_>,
-    queries: &Queries,
-    scores: &mut Scores,
-) {
+fn turned_levels<const LAYOUT: u8, const D: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
     match queries.n {
         1 => turned_by::<LAYOUT, D, 1>(rows, queries, scores),
         2 => turned_by::<LAYOUT, D, 2>(rows, queries, scores),

@@ -118,11 +118,7 @@ fn walk<const N: usize>(
     let (first_label, second_label) = (load_ints(&tables.labels[0]), load_ints(&tables.labels[1]));
     for i in from..to.min(N) {
         let (Some(a), Some(b)) = (costs_a.get(place(i)), costs_b.get(place(i))) else { break };
-        let costs = _mm512_mask_broadcast_i32x4(
-            _mm512_broadcast_i32x4(load_costs(a)),
-            0xff00,
-            load_costs(b),
-        );
+        let costs = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(load_costs(a)), 0xff00, load_costs(b));
         let a = _mm512_add_epi32(
             _mm512_permutexvar_epi32(first, metrics),
             _mm512_permutexvar_epi32(first_label, costs),
@@ -200,7 +196,9 @@ impl<const UPPERS: usize> Levels<UPPERS> {
     #[target_feature(enable = "avx512f,avx512bw")]
     fn find_costs<const N: usize>(&self, row: &[i16], costs: &mut Costs<N>) {
         let zero = _mm512_setzero_si512();
-        for (at, costs) in costs.as_chunks_mut::<STEP>().0.iter_mut().enumerate().take(row.len().div_ceil(STEP)) {
+        for (at, costs) in
+            costs.as_chunks_mut::<STEP>().0.iter_mut().enumerate().take(row.len().div_ceil(STEP))
+        {
             let y = load_values(row, at);
             let (mut low, mut high) = ([zero; 4], [zero; 4]);
             for label in 0..4 {
