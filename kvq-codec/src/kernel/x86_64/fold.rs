@@ -1,5 +1,5 @@
-//! Scores to weights, eight tokens at a time, in the order of `kernel::fold`; a product and the sum it goes into are one
-//! operation, which rounds once.
+//! Scores to weights, eight tokens at a time; the same operations in the same order as `kernel::fold`. No product is fused
+//! with the sum it goes into: a weight that is rounded otherwise is a unit off.
 
 use core::arch::x86_64::*;
 
@@ -60,7 +60,8 @@ fn scale_scores(fold: &Fold<'_>, score: &mut [[f32; 8]]) -> __m256 {
     let mut peak = _mm256_set1_ps(f32::NEG_INFINITY);
     for (score, (integers, scales)) in score.iter_mut().zip(inputs) {
         let integers = _mm256_cvtepi32_ps(load_eight_ints(integers));
-        let value = _mm256_fmadd_ps(_mm256_mul_ps(integers, load_eight_floats(scales)), factor, bias);
+        let scaled = _mm256_mul_ps(_mm256_mul_ps(integers, load_eight_floats(scales)), factor);
+        let value = _mm256_add_ps(scaled, bias);
         // In this order a score that is no number, as hostile scales have it, leaves the peak.
         peak = _mm256_max_ps(value, peak);
         store_floats(score, value);
@@ -90,7 +91,7 @@ fn hide(fold: &Fold<'_>, score: &mut [[f32; 8]]) -> __m256 {
 
 /// [`exp_nonpositive`] of eight values.
 #[inline]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2")]
 fn exp8(x: __m256) -> __m256 {
     let t = _mm256_mul_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.5)), _mm256_set1_ps(core::f32::consts::LOG2_E));
     let magic = _mm256_set1_ps(12_582_912.0);
@@ -98,7 +99,7 @@ fn exp8(x: __m256) -> __m256 {
     let f = _mm256_sub_ps(t, _mm256_sub_ps(shifted, magic));
     let mut p = _mm256_set1_ps(crate::math::EXP2_TERMS[0]);
     for term in crate::math::EXP2_TERMS.into_iter().skip(1) {
-        p = _mm256_fmadd_ps(f, p, _mm256_set1_ps(term));
+        p = _mm256_add_ps(_mm256_set1_ps(term), _mm256_mul_ps(f, p));
     }
     let exponent =
         _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(0x3f80_0000));

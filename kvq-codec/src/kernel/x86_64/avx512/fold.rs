@@ -1,4 +1,4 @@
-//! Scores to weights, sixteen tokens at a time, with the same bits as with AVX2.
+//! Scores to weights, sixteen tokens at a time, with the same bits as `kernel::fold`.
 
 use core::arch::x86_64::*;
 
@@ -21,8 +21,8 @@ pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
     let inputs = fold.scores.as_chunks::<16>().0.iter().zip(fold.key_scales.as_chunks::<16>().0);
     for (score, (integers, scales)) in score.iter_mut().zip(inputs).take(n) {
         let integers = _mm512_cvtepi32_ps(load_ints(integers));
-        let value = _mm512_fmadd_ps(_mm512_mul_ps(integers, load_floats(scales)), factor, bias);
-        *score = _mm512_mask_blend_ps(visible as u16, none, value);
+        let scaled = _mm512_mul_ps(_mm512_mul_ps(integers, load_floats(scales)), factor);
+        *score = _mm512_mask_blend_ps(visible as u16, none, _mm512_add_ps(scaled, bias));
         // In this order a score that is no number, as hostile scales have it, leaves the peak.
         peak = _mm512_max_ps(*score, peak);
         visible >>= 16;
@@ -78,7 +78,7 @@ fn exp16(x: __m512) -> __m512 {
     let f = _mm512_sub_ps(t, whole);
     let mut p = _mm512_set1_ps(EXP2_TERMS[0]);
     for term in EXP2_TERMS.into_iter().skip(1) {
-        p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(term));
+        p = _mm512_add_ps(_mm512_set1_ps(term), _mm512_mul_ps(f, p));
     }
     let large_enough = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(-87.0));
     _mm512_maskz_scalef_ps(large_enough, p, whole)
