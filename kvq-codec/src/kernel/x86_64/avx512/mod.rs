@@ -1,6 +1,7 @@
 //! AVX-512 kernels, with VNNI and VBMI.
 //!
-//! They take the place of those for AVX2 where most of attention's time goes; everything else stays with AVX2.
+//! They take the place of those for AVX2 in attention and in packing; rotation, other head sizes and rows that are no whole
+//! registers stay with AVX2.
 //!
 //! * **Four multiply-adds in one** (`VPDPBUSD`): a byte without sign times one with it, four products summed to 32 bits
 //!   without saturation. Value sums have their 7-bit weights on the side without sign. Scores take levels plus 128
@@ -11,6 +12,9 @@
 //!   the four that count.
 //! * **A segment in four registers** (`fold`): the softmax in the order of operations of `kernel::fold`, with the same
 //!   bits.
+//! * **Tables in registers** (`nearest`): the nearest codeword of a magnitude is one of 256 entries, whatever the codebook.
+//! * **A lane per state** (`viterbi`): the eight states of both rows of a trellis search, and no store between steps but
+//!   the choices.
 
 mod accumulate;
 mod center;
