@@ -218,16 +218,15 @@ impl<S: Storage> Cache<S> {
 
     /// Takes a unit for the recent window where slot `at` is the first of one.
     fn claim_hot_unit(&mut self, layer: usize, side: Side, at: usize) -> Result<(), Error> {
-        let plan = self.plan;
-        let side = plan.side(side);
-        let (unit, place) = side.split_token(8, at);
+        let plan = self.plan.side(side);
+        let (unit, place) = plan.split_token(8, at);
         if place != 0 {
             return Ok(());
         }
-        let id =
-            self.pool.take_unit(&plan, &mut self.storage).ok_or_else(|| self.grow_error(plan.unit_bytes))?;
-        let slot = side.hot_ids + 4 * unit;
-        put_u32(storage::layer_mut(&plan, self.storage.bytes_mut(), layer), slot, id);
+        let slot = plan.hot_ids + 4 * unit;
+        let id = self.pool.take_unit(&self.plan, &mut self.storage);
+        let id = id.ok_or_else(|| self.grow_error(self.plan.unit_bytes))?;
+        put_u32(storage::layer_mut(&self.plan, self.storage.bytes_mut(), layer), slot, id);
         Ok(())
     }
 
@@ -266,12 +265,11 @@ impl<S: Storage> Cache<S> {
 
     fn put_hot(&mut self, layer: usize, side: Side, at: usize, input: (&dyn Vectors, usize, usize)) {
         self.encode_token(side, input, &mut |cache, side, block, exponent, codes| {
-            let plan = cache.plan;
             let (unit, place) = side.split_token(8, at);
-            let bytes = storage::layer_mut(&plan, cache.storage.bytes_mut(), layer);
+            let bytes = storage::layer_mut(&cache.plan, cache.storage.bytes_mut(), layer);
             put_i16(bytes, side.hot_exponents + 2 * (at * side.n_blocks + block), exponent);
             let id = get_u32(bytes, side.hot_ids + 4 * unit);
-            let unit = storage::unit_mut(&plan, cache.storage.bytes_mut(), id);
+            let unit = storage::unit_mut(&cache.plan, cache.storage.bytes_mut(), id);
             put(unit, side.block_offset(8, block) + place * codes.len(), codes);
         });
     }
