@@ -27,6 +27,8 @@ fn main() {
         cache.attend(LAYERS - 1, 1, &query, &mut out).expect("one query per head");
         out
     };
+    // Here as well, for a filter may leave out the bench above.
+    cache.snapshot_into(&mut snapshot).expect("a buffer of that length");
     let before = attended(&mut cache);
     cache.clear();
     cache.restore(&snapshot).expect("a snapshot just taken");
