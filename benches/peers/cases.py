@@ -12,6 +12,7 @@ class Missing(Exception):
 class Settings:
     model: str
     kvq: str
+    candle: str
     text: str
     depths: list
     threads: int

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Milliseconds per token, cache bytes and perplexity of KVQ, llama.cpp and transformers on one GGUF file.
+"""Milliseconds per token, cache bytes and perplexity of KVQ, stock candle, llama.cpp and transformers on one GGUF file.
 
 All programs take turns within each round, on the same threads; figures are medians over the rounds. See README.md
 beside this file for what to install, docs/METHODOLOGY.md for what the figures can say.
@@ -13,13 +13,14 @@ import platform
 import subprocess
 import sys
 
+import run_candle
 import run_kvq
 import run_llama_cpp
 import run_transformers
 from cases import Figured, Missing, Settings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PEERS = {module.NAME: module for module in (run_kvq, run_llama_cpp, run_transformers)}
+PEERS = {module.NAME: module for module in (run_kvq, run_candle, run_llama_cpp, run_transformers)}
 
 
 def arguments():
@@ -28,6 +29,8 @@ def arguments():
     p.add_argument("--model", default=at("models", "smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf"),
                    help="GGUF file (default: what `cargo xtask fetch-model smollm2-135m` fetches)")
     p.add_argument("--kvq", default=at("target", "release", "kvq"), help="the kvq program")
+    p.add_argument("--candle", default=at("benches", "peers", "candle", "target", "release", "kvq-peer-candle"),
+                   help="the program that runs stock candle")
     p.add_argument("--text", default=at("kvq-host", "assets", "text", "alice.txt"), help="prompt text")
     p.add_argument("--depths", default="512,2048", type=numbers, help="tokens held (default: 512,2048)")
     p.add_argument("--policy", action="append", help="kvq policy, may be given several times (default: 4x)")
@@ -127,8 +130,8 @@ def table(rows, depths):
 
 def main():
     args = arguments()
-    settings = Settings(args.model, args.kvq, args.text, sorted(set(args.depths)), args.threads, args.new_tokens,
-                        args.policy or ["4x"], args.perplexity)
+    settings = Settings(args.model, args.kvq, args.candle, args.text, sorted(set(args.depths)), args.threads,
+                        args.new_tokens, args.policy or ["4x"], args.perplexity)
     runners = start(args.peers, settings)
     figured, load_before = Figured(), load()
     for r in range(args.rounds):
