@@ -79,10 +79,10 @@ impl<A: Arithmetic> Work<A> {
 }
 
 impl<S> SegmentWork<S> {
-    /// Has the kernels unpack the next segment's levels anew.
-    pub fn forget_levels(&mut self) {
-        self.key_levels.forget();
-        self.value_levels.forget();
-        self.center_levels.forget();
+    /// Has the kernels unpack the next segment's levels anew, for several tiles or for one.
+    pub fn forget_levels(&mut self, shared: bool) {
+        self.key_levels.forget(shared);
+        self.value_levels.forget(shared);
+        self.center_levels.forget(shared);
     }
 }

@@ -172,7 +172,7 @@ impl<S: Storage> Cache<S> {
         out: &mut [A::Out],
     ) {
         self.backend.prefetch(&segment.value.rows);
-        work.forget_levels();
+        work.forget_levels(tiles.len() > 1);
         let value_dim = self.plan.shape.value_head_dim;
         let mut rest = out;
         for tile in tiles {

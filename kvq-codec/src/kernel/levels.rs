@@ -11,7 +11,7 @@ impl Levels {
     }
 
     /// Has the next kernel unpack anew.
-    pub fn forget(&mut self) {}
+    pub fn forget(&mut self, _shared: bool) {}
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

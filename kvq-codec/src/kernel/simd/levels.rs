@@ -16,18 +16,27 @@ pub(crate) struct Levels {
     n_written: usize,
     /// The first vectors, which hold the segment; none until a kernel has unpacked it.
     n: usize,
+    /// Whether several tiles read them.
+    shared: bool,
 }
 
 impl Levels {
     /// No levels. Not a constant: that would be copied, uninitialised bytes and all.
     #[inline]
     pub fn new() -> Self {
-        Self { vectors: [const { MaybeUninit::uninit() }; MAX_VECTORS], n_written: 0, n: 0 }
+        Self { vectors: [const { MaybeUninit::uninit() }; MAX_VECTORS], n_written: 0, n: 0, shared: false }
     }
 
-    /// Has the next kernel unpack anew.
-    pub fn forget(&mut self) {
+    /// Has the next kernel unpack anew, for several tiles or for one.
+    pub fn forget(&mut self, shared: bool) {
         self.n = 0;
+        self.shared = shared;
+    }
+
+    /// Whether several tiles read what one unpacks: kernels that unpack as they compute better write it down then.
+    #[cfg(target_arch = "x86_64")]
+    pub const fn are_shared(&self) -> bool {
+        self.shared
     }
 
     /// The `n` vectors that `unpack` writes, unless they are there already.

@@ -6,12 +6,12 @@ use super::super::accumulate::weight_pair;
 use super::super::load::{load_u32, load32, store_bytes};
 use super::super::unpack::for_each_four;
 use super::by_layout;
-use super::load::{load_numbers, store_ints};
+use super::load::{load_64, load_numbers, store_64, store_ints};
 use super::turn::turn_quarters;
 use super::unpack::{codebook, levels};
 use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::simd::by_dim;
-use crate::kernel::{SEGMENT, Sums, TILE, Weights};
+use crate::kernel::{Levels, SEGMENT, Sums, TILE, Weights};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 pub(super) fn accumulate_rows(
@@ -45,28 +45,106 @@ fn sum_by<const LAYOUT: u8, const D: usize, const N: usize>(
     sums: &mut Sums,
 ) {
     let codebook = codebook::<LAYOUT, 0>();
-    let mut bytes = [[0u8; SEGMENT]; N];
-    for (bytes, weights) in bytes.iter_mut().zip(weights) {
-        narrow(weights, bytes);
-    }
+    let weights = Bytes::<N>::new(weights);
     for c in 0..D / 64 {
         let mut total = [[_mm512_setzero_si512(); 4]; N];
         let mut four = 0;
         for_each_four::<LAYOUT, D>(rows, |planes| {
-            let quads = quads::<LAYOUT, D>(planes, c, codebook);
-            for (total, bytes) in total.iter_mut().zip(&bytes) {
-                let weight = _mm512_set1_epi32(load_u32(bytes, four) as i32);
-                for (total, quad) in total.iter_mut().zip(quads) {
-                    *total = _mm512_dpbusd_epi32(*total, weight, quad);
-                }
-            }
+            weights.multiply(&mut total, four, quads::<LAYOUT, D>(planes, c, codebook));
             four += 1;
         });
-        for (total, sums) in total.into_iter().zip(sums.iter_mut()) {
-            let to = sums.as_chunks_mut::<16>().0.iter_mut().skip(4 * c);
-            // Quarter `k` of register `i` lies in quarter `i` of register `k`.
-            to.zip(turn_quarters(total)).for_each(|(to, values)| store_ints(to, values));
+        put(total, c, sums);
+    }
+}
+
+/// As [`accumulate_rows`], with interleaved levels that the next tile of queries finds in `levels`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn accumulate_shared(
+    layout: Layout,
+    rows: &Rows<'_>,
+    head_dim: usize,
+    (n_queries, weights): (usize, &Weights),
+    levels: &mut Levels,
+    sums: &mut Sums,
+) {
+    let n = rows.n.next_multiple_of(4) * head_dim / 32;
+    let quads = levels.get_or_unpack(n, |out| by_layout!(write_quads, layout, head_dim, (rows, out)));
+    let quads = quads.as_chunks::<2>().0.as_chunks::<4>().0;
+    match n_queries {
+        1 => quads_by::<1>(quads, head_dim, weights, sums),
+        2 => quads_by::<2>(quads, head_dim, weights, sums),
+        3 => quads_by::<3>(quads, head_dim, weights, sums),
+        _ => quads_by::<TILE>(quads, head_dim, weights, sums),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn write_quads<const LAYOUT: u8, const D: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
+    let codebook = codebook::<LAYOUT, 0>();
+    let mut out = out.as_chunks_mut::<2>().0.as_chunks_mut::<4>().0.iter_mut();
+    for c in 0..D / 64 {
+        for_each_four::<LAYOUT, D>(rows, |planes| {
+            let Some(out) = out.next() else { return };
+            let quads = quads::<LAYOUT, D>(planes, c, codebook);
+            out.iter_mut().zip(quads).for_each(|(to, quad)| store_64(to, quad));
+        });
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn quads_by<const N: usize>(
+    quads: &[[[[u8; 32]; 2]; 4]],
+    head_dim: usize,
+    weights: &Weights,
+    sums: &mut Sums,
+) {
+    let weights = Bytes::<N>::new(weights);
+    let chunks = (head_dim / 64).max(1);
+    for (c, quads) in quads.chunks((quads.len() / chunks).max(1)).enumerate() {
+        let mut total = [[_mm512_setzero_si512(); 4]; N];
+        for (four, quads) in quads.iter().enumerate() {
+            let [a, b, c, d] = quads;
+            weights.multiply(&mut total, four, [load_64(a), load_64(b), load_64(c), load_64(d)]);
         }
+        put(total, c, sums);
+    }
+}
+
+/// The 8-bit weights of each query.
+struct Bytes<const N: usize>([[u8; SEGMENT]; N]);
+
+impl<const N: usize> Bytes<N> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn new(weights: &Weights) -> Self {
+        let mut bytes = [[0u8; SEGMENT]; N];
+        for (bytes, weights) in bytes.iter_mut().zip(weights) {
+            narrow(weights, bytes);
+        }
+        Self(bytes)
+    }
+
+    /// Adds the products of each query's `four`-th four weights with four interleaved rows.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn multiply(&self, total: &mut [[__m512i; 4]; N], four: usize, quads: [__m512i; 4]) {
+        for (total, bytes) in total.iter_mut().zip(&self.0) {
+            let weight = _mm512_set1_epi32(load_u32(bytes, four) as i32);
+            for (total, quad) in total.iter_mut().zip(quads) {
+                *total = _mm512_dpbusd_epi32(*total, weight, quad);
+            }
+        }
+    }
+}
+
+/// Stores the sums of values `64·c ..`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn put<const N: usize>(total: [[__m512i; 4]; N], c: usize, sums: &mut Sums) {
+    for (total, sums) in total.into_iter().zip(sums.iter_mut()) {
+        let to = sums.as_chunks_mut::<16>().0.iter_mut().skip(4 * c);
+        // Quarter `k` of register `i` lies in quarter `i` of register `k`.
+        to.zip(turn_quarters(total)).for_each(|(to, values)| store_ints(to, values));
     }
 }
 
@@ -91,7 +169,7 @@ fn quads<const LAYOUT: u8, const D: usize>(
     ]
 }
 
-/// 7-bit weights as bytes.
+/// 8-bit weights as bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn narrow(weights: &[i16; SEGMENT], bytes: &mut [u8; SEGMENT]) {

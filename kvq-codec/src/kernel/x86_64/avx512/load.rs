@@ -12,6 +12,14 @@ pub(super) fn load_64(bytes: &[[u8; 32]; 2]) -> __m512i {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
+/// Stores 64 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn store_64(out: &mut [[u8; 32]; 2], value: __m512i) {
+    // SAFETY: the arrays are 64 writable bytes, and the store needs no alignment.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), value) }
+}
+
 /// The `i`-th 64 bytes; zeros where they do not exist.
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -4,7 +4,7 @@
 //! registers stay with AVX2.
 //!
 //! * **Four multiply-adds in one** (`VPDPBUSD`): a byte without sign times one with it, four products summed to 32 bits
-//!   without saturation. Value sums have their 7-bit weights on the side without sign. Scores take levels plus 128
+//!   without saturation. Value sums have their 8-bit weights on the side without sign. Scores take levels plus 128
 //!   there, and what that adds, 128 times the sum of the query, goes off again at the end.
 //! * **Sixteen tokens in a register** (`score`, `turn`): rows become columns of four bytes first, whose products with four
 //!   codes of a query add up to sixteen scores without a sum across a register. 4-bit rows of heads of 64 are turned while
@@ -134,7 +134,10 @@ impl Avx512 {
         levels: &mut Levels,
         scores: &mut Scores,
     ) {
-        if layout == Layout::S4 && head.head_dim == 64 && rows.n > 1 && is_fast(head, rows, 16) {
+        let coarse = layout != Layout::Q8 && rows.n > 1;
+        if coarse && levels.are_shared() && serves(rows, head, 4) {
+            with_avx512!(self, score::score_shared(layout, rows, head.head_dim, queries, levels, scores));
+        } else if layout == Layout::S4 && head.head_dim == 64 && rows.n > 1 && is_fast(head, rows, 16) {
             with_avx512!(self, score::score_s4(rows, queries, scores));
         } else if !serves(rows, head, 4) {
             self.0.score_keys(layout, rows, head, queries, levels, scores);
@@ -164,6 +167,11 @@ impl Avx512 {
             self.0.accumulate_values(layout, rows, head, weights, levels, sums);
         } else if layout == Layout::Q8 {
             with_avx512!(self, accumulate::accumulate_precise(rows, head.head_dim, weights, sums));
+        } else if levels.are_shared() {
+            with_avx512!(
+                self,
+                accumulate::accumulate_shared(layout, rows, head.head_dim, weights, levels, sums)
+            );
         } else {
             with_avx512!(self, accumulate::accumulate_rows(layout, rows, head.head_dim, weights, sums));
         }

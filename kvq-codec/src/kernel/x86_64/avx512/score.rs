@@ -5,12 +5,12 @@ use core::arch::x86_64::*;
 use super::super::load::{load32, store_four};
 use super::super::unpack::for_each_four;
 use super::by_layout;
-use super::load::{load_ints, load_numbers, load_query, store_ints};
+use super::load::{load_64, load_ints, load_numbers, load_query, store_64, store_ints};
 use super::turn::{turn, turn_halves};
 use super::unpack::{codebook, levels};
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::by_dim;
-use crate::kernel::{Queries, Scores, TILE};
+use crate::kernel::{Levels, Queries, Scores, TILE};
 
 /// What makes a level a byte without sign.
 const BIAS: u8 = 128;
@@ -33,11 +33,11 @@ fn turned_codes<const N: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut
     for_each_sixteen(rows, |sixteen, rows| {
         let queries = queries.in_memory();
         let mut sums = queries.start();
-        for (i, codes) in turn_halves(rows).into_iter().enumerate() {
-            let low = _mm512_permutexvar_epi8(codes, codebook);
-            let high = _mm512_permutexvar_epi8(_mm512_srli_epi32::<4>(codes), codebook);
-            queries.multiply(&mut sums, i, low);
-            queries.multiply(&mut sums, i + 8, high);
+        for (two, codes) in turn_halves(rows).as_chunks::<2>().0.iter().enumerate() {
+            let low = codes.map(|codes| _mm512_permutexvar_epi8(codes, codebook));
+            let high = codes.map(|codes| _mm512_permutexvar_epi8(_mm512_srli_epi32::<4>(codes), codebook));
+            queries.multiply(&mut sums, two, low);
+            queries.multiply(&mut sums, two + 4, high);
         }
         // Token `4·k + i` came out at place `4·i + k`.
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -96,20 +96,91 @@ fn turned_by<const LAYOUT: u8, const D: usize, const N: usize>(
     queries: &Queries,
     scores: &mut Scores,
 ) {
-    let codebook = codebook::<LAYOUT, BIAS>();
     for c in 0..D / 64 {
         let queries = Chunk::<N>::new(queries, c);
-        let mut block = [_mm512_setzero_si512(); 16];
-        let mut four = 0;
-        for_each_four::<LAYOUT, D>(rows, |planes| {
-            for (r, row) in block.iter_mut().skip(4 * (four % 4)).take(4).enumerate() {
-                *row = levels::<LAYOUT, D>(planes, (r, c), codebook);
+        for_each_column::<LAYOUT, D>(rows, c, |sixteen, columns| {
+            let queries = queries.in_memory();
+            let mut sums = queries.start();
+            for (two, columns) in columns.as_chunks::<2>().0.iter().enumerate() {
+                queries.multiply(&mut sums, two, *columns);
             }
-            four += 1;
-            if four % 4 == 0 || 4 * four >= rows.n {
-                queries.score(&block, scores, (four - 1) / 4, c > 0);
-            }
+            put(sums, scores, sixteen, c > 0);
         });
+    }
+}
+
+/// Calls `f` with values `64·c ..` of each sixteen rows, turned, and their place; rows past the last are zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn for_each_column<const LAYOUT: u8, const D: usize>(
+    rows: &Rows<'_>,
+    c: usize,
+    mut f: impl FnMut(usize, [__m512i; 16]),
+) {
+    let codebook = codebook::<LAYOUT, BIAS>();
+    let mut block = [_mm512_setzero_si512(); 16];
+    let mut four = 0;
+    for_each_four::<LAYOUT, D>(rows, |planes| {
+        for (r, row) in block.iter_mut().skip(4 * (four % 4)).take(4).enumerate() {
+            *row = levels::<LAYOUT, D>(planes, (r, c), codebook);
+        }
+        four += 1;
+        if four % 4 == 0 || 4 * four >= rows.n {
+            f((four - 1) / 4, turn(&block));
+        }
+    });
+}
+
+/// As [`score_rows`], with turned levels that the next tile of queries finds in `levels`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn score_shared(
+    layout: Layout,
+    rows: &Rows<'_>,
+    head_dim: usize,
+    queries: &Queries,
+    levels: &mut Levels,
+    scores: &mut Scores,
+) {
+    let n = rows.n.next_multiple_of(16) * head_dim / 32;
+    let columns = levels.get_or_unpack(n, |out| by_layout!(write_columns, layout, head_dim, (rows, out)));
+    let columns = columns.as_chunks::<2>().0.as_chunks::<16>().0;
+    match queries.n {
+        1 => columns_by::<1>(columns, head_dim, queries, scores),
+        2 => columns_by::<2>(columns, head_dim, queries, scores),
+        3 => columns_by::<3>(columns, head_dim, queries, scores),
+        _ => columns_by::<TILE>(columns, head_dim, queries, scores),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn write_columns<const LAYOUT: u8, const D: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
+    let mut out = out.as_chunks_mut::<2>().0.as_chunks_mut::<16>().0.iter_mut();
+    for c in 0..D / 64 {
+        for_each_column::<LAYOUT, D>(rows, c, |_, columns| {
+            let Some(out) = out.next() else { return };
+            out.iter_mut().zip(columns).for_each(|(to, column)| store_64(to, column));
+        });
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn columns_by<const N: usize>(
+    columns: &[[[[u8; 32]; 2]; 16]],
+    head_dim: usize,
+    queries: &Queries,
+    scores: &mut Scores,
+) {
+    let chunks = (head_dim / 64).max(1);
+    for (c, columns) in columns.chunks((columns.len() / chunks).max(1)).enumerate() {
+        let queries = Chunk::<N>::new(queries, c);
+        for (sixteen, columns) in columns.iter().enumerate() {
+            let queries = queries.in_memory();
+            let mut sums = queries.start();
+            for (two, [a, b]) in columns.as_chunks::<2>().0.iter().enumerate() {
+                queries.multiply(&mut sums, two, [load_64(a), load_64(b)]);
+            }
+            put(sums, scores, sixteen, c > 0);
+        }
     }
 }
 
@@ -179,31 +250,27 @@ impl<'a, const N: usize> Chunk<'a, N> {
         sums
     }
 
-    /// Adds the products of each query's `i`-th four codes with those of sixteen tokens.
+    /// Adds the products of each query's codes `8·two ..` with those of sixteen tokens, in columns of four codes.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
-    fn multiply(&self, sums: &mut [[__m512i; 2]; N], i: usize, levels: __m512i) {
+    fn multiply(&self, sums: &mut [[__m512i; 2]; N], two: usize, columns: [__m512i; 2]) {
         for (sums, codes) in sums.iter_mut().zip(&self.codes) {
-            let four = codes.as_chunks::<4>().0[i & 15].map(|code| code as u8);
-            let codes = _mm512_set1_epi32(i32::from_le_bytes(four));
-            sums[i & 1] = _mm512_dpbusd_epi32(sums[i & 1], levels, codes);
+            for (i, (sum, levels)) in sums.iter_mut().zip(columns).enumerate() {
+                let four = codes.as_chunks::<4>().0[(2 * two + i) & 15].map(|code| code as u8);
+                *sum = _mm512_dpbusd_epi32(*sum, levels, _mm512_set1_epi32(i32::from_le_bytes(four)));
+            }
         }
     }
+}
 
-    /// Scores of sixteen rows of levels, written or added to what is there.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    fn score(&self, rows: &[__m512i; 16], scores: &mut Scores, sixteen: usize, add: bool) {
-        let queries = self.in_memory();
-        let mut sums = queries.start();
-        for (i, quarter) in turn(rows).into_iter().enumerate() {
-            queries.multiply(&mut sums, i, quarter);
-        }
-        for ([a, b], scores) in sums.into_iter().zip(scores.iter_mut()) {
-            if let Some(to) = scores.as_chunks_mut::<16>().0.get_mut(sixteen) {
-                let before = if add { load_ints(to) } else { _mm512_setzero_si512() };
-                store_ints(to, _mm512_add_epi32(before, _mm512_add_epi32(a, b)));
-            }
+/// Writes the scores of sixteen tokens, or adds them to what is there.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn put<const N: usize>(sums: [[__m512i; 2]; N], scores: &mut Scores, sixteen: usize, add: bool) {
+    for ([a, b], scores) in sums.into_iter().zip(scores.iter_mut()) {
+        if let Some(to) = scores.as_chunks_mut::<16>().0.get_mut(sixteen) {
+            let before = if add { load_ints(to) } else { _mm512_setzero_si512() };
+            store_ints(to, _mm512_add_epi32(before, _mm512_add_epi32(a, b)));
         }
     }
 }
