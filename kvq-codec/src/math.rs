@@ -88,17 +88,9 @@ pub(crate) fn ceil_log2_8(x: f32) -> i32 {
     octave * 8 + step as i32
 }
 
-/// `2^f` on [-1/2, 1/2], highest power first: the Taylor terms of `e^(f ln 2)`, the last two fitted to the
-/// interval.
-pub(crate) const EXP2_TERMS: [f32; 7] = [
-    0.000_154_035_3,
-    0.001_333_355_8,
-    0.009_618_129,
-    0.055_504_11,
-    0.240_226_5,
-    core::f32::consts::LN_2,
-    1.0,
-];
+/// `2^f` on [-1/2, 1/2], highest power first, exact at 0: the coefficients whose largest relative error, 2.9e-6, is
+/// the least. That of the argument is 5e-6 far below 0, so that more terms would make no weight better.
+pub(crate) const EXP2_TERMS: [f32; 5] = [0.009_582_853, 0.055_906_426, 0.240_240_99, 0.693_124_2, 1.0];
 
 /// The larger one, `a` if `b` is NaN. Where a core has no instruction for it, `f32::max` is a call of the C
 /// library's `fmaxf`; this is a comparison everywhere.
@@ -107,7 +99,7 @@ pub(crate) fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
-/// `e^x` for `x <= 0`: relative error below 6e-6 (below 3e-7 near 0), and 0 below -87.
+/// `e^x` for `x <= 0`: relative error below 9e-6 (below 3e-6 near 0), and 0 below -87.
 ///
 /// Written without branches so that a loop over it vectorises.
 #[inline(always)]
@@ -193,7 +185,7 @@ mod tests {
         for i in (0..87_000).step_by(if cfg!(miri) { 997 } else { 1 }) {
             let x = -(i as f32) / 1000.0;
             let relative = (f64::from(exp_nonpositive(x)) / f64::from(x).exp() - 1.0).abs();
-            assert!(relative < 6e-6, "{x}: {relative}");
+            assert!(relative < if i < 10_000 { 4e-6 } else { 9e-6 }, "{x}: {relative}");
         }
         assert_eq!(exp_nonpositive(-100.0), 0.0);
         assert_eq!(exp_nonpositive(f32::NEG_INFINITY), 0.0);
