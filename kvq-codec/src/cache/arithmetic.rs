@@ -72,7 +72,7 @@ pub(super) struct Scored<'a, S> {
     pub from: usize,
     pub to: usize,
     /// Whether keys and values are of 8 bits: such keys take the 16-bit query, such values 15-bit weights, where
-    /// coarser ones are well served by 8 and 7 bits (docs/NUMERICS.md).
+    /// coarser ones are well served by 8 bits each (docs/NUMERICS.md).
     pub wide_keys: bool,
     pub wide_values: bool,
 }
@@ -144,7 +144,7 @@ impl Arithmetic for Float {
             bias: scored.center.map_or(0.0, |(score, scale)| score as f32 * scale * row.factor),
             from: scored.from,
             to: scored.to,
-            max_weight: if scored.wide_values { 32_767.0 } else { 127.0 },
+            max_weight: if scored.wide_values { 32_767.0 } else { 255.0 },
         };
         backend.fold(&fold, &mut row.state, weights)
     }

@@ -2,8 +2,10 @@
 //!
 //! Attention reads a segment of at most 64 tokens at a time and keeps, per query, the largest score so far
 //! and the sum of weights relative to it (online softmax: Milakov and Gimelshein, arXiv 1805.02867). The
-//! segment's weights, times the scales of its value blocks, become integers relative to their largest, so
-//! that the value sum is one of integers and floats appear once per segment.
+//! segment's weights, times the scales of its value blocks, become integers, so that the value sum is one of
+//! integers and floats appear once per segment. Their unit is such that no two neighbours weigh more than 255
+//! together: a multiply-add of two bytes by two levels then stays within 16 bits, and a token that outweighs all
+//! others, where fine steps matter, has a whole byte for itself.
 
 use super::SEGMENT;
 use crate::math::{exp_nonpositive, larger, round_to_i32};
@@ -39,7 +41,7 @@ pub(crate) struct Fold<'a> {
     pub from: usize,
     /// See `from`.
     pub to: usize,
-    /// Largest integer weight: 127 or 32,767.
+    /// The most that two neighbours weigh together, before each is rounded: 255 or 32,767.
     pub max_weight: f32,
 }
 
@@ -83,7 +85,7 @@ pub(crate) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
     }
     let rescale = exp_nonpositive(state.max - peak);
     *state = FoldState { max: peak, sum: state.sum * rescale + across(sum, |a, b| a + b) };
-    let largest = across(largest, larger);
+    let largest = heaviest_two(largest);
     if largest < f32::MIN_POSITIVE * 65_536.0 {
         weights.fill(0);
         return (rescale, 0.0);
@@ -95,6 +97,12 @@ pub(crate) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
         }
     }
     (rescale, largest / fold.max_weight)
+}
+
+/// The largest sum of two neighbouring lanes.
+fn heaviest_two(lane: [f32; 8]) -> f32 {
+    let [a, b, c, d] = [0, 2, 4, 6].map(|i| lane[i] + lane[i + 1]);
+    larger(larger(a, b), larger(c, d))
 }
 
 /// Reduces eight lanes in an order that every backend keeps.

@@ -329,8 +329,8 @@ impl Backend {
     ///
     /// What lies behind the head's values in `sums` is unspecified afterwards.
     ///
-    /// Weights are at most 127 except for [`Layout::Q8`], where they are at most 32,767; up to the next whole
-    /// eight of tokens they are 0.
+    /// Weights are at most 255, and those of tokens `2i` and `2i + 1` at most 256 together, so that 16 bits hold the sum
+    /// of their products; for [`Layout::Q8`] each is at most 32,767. Up to the next whole eight of tokens they are 0.
     #[inline]
     pub(crate) fn accumulate_values(
         self,

@@ -108,10 +108,14 @@ fn scores_are_the_same_integers() {
 #[test]
 fn value_sums_are_the_same_integers() {
     for_each_case(|backend, layout, rows, head, n, random| {
-        let bound = if layout == Layout::Q8 { 32_768 } else { 128 };
         let mut weights = [[0i16; SEGMENT]; TILE];
-        for weight in weights.iter_mut().flat_map(|w| w.iter_mut().take(rows.n)) {
-            *weight = (random.next() % bound) as i16;
+        for pair in weights.iter_mut().flat_map(|w| w[..rows.n].chunks_mut(2)) {
+            let mut left = 256;
+            for weight in pair {
+                let bound = if layout == Layout::Q8 { 32_768 } else { left.min(255) + 1 };
+                *weight = (random.next() % bound) as i16;
+                left -= (*weight as u64).min(left);
+            }
         }
         let (mut expected, mut got) = ([[7; MAX_HEAD_DIM]; TILE], [[7; MAX_HEAD_DIM]; TILE]);
         let (weights, mut levels) = ((n, &weights), Levels::new());
@@ -189,7 +193,7 @@ fn scales_and_folds_agree() {
             bias: 0.3,
             from: 3,
             to: 60,
-            max_weight: 127.0,
+            max_weight: 255.0,
         };
         let (mut sa, mut sb) = (FoldState { max: -3.0, sum: 2.0 }, FoldState { max: -3.0, sum: 2.0 });
         let (mut wa, mut wb) = ([0; SEGMENT], [0; SEGMENT]);
@@ -199,6 +203,42 @@ fn scales_and_folds_agree() {
         assert!((sa.sum / sb.sum - 1.0).abs() < 1e-5 && (sa.max - sb.max).abs() < 1e-5);
         assert!(wa.iter().zip(&wb).all(|(a, b)| (a - b).abs() <= 1));
         assert!(wa[..3].iter().chain(&wa[60..]).all(|w| *w == 0));
-        assert!(wa[3..60].contains(&127));
+        assert!(heaviest(&wa) >= 127 && heaviest_pair(&wa) <= 256);
     }
+}
+
+#[test]
+fn a_token_that_outweighs_all_others_has_the_most_that_a_byte_holds() {
+    let mut random = Random(11);
+    for backend in others().chain([Backend::SCALAR]) {
+        for peak in 0..SEGMENT {
+            let mut scores = [0; SEGMENT];
+            scores.iter_mut().for_each(|s| *s = (random.next() % 100) as i32);
+            scores[peak] = 900;
+            let (scales, n) = ([1.0; SEGMENT], SEGMENT);
+            let fold = Fold {
+                n,
+                scores: &scores,
+                key_scales: &scales,
+                value_scales: &scales,
+                factor: 1e-2,
+                bias: 0.0,
+                from: 0,
+                to: n,
+                max_weight: 255.0,
+            };
+            let mut weights = [0; SEGMENT];
+            backend.fold(&fold, &mut { FoldState::EMPTY }, &mut weights);
+            assert!((250..=255).contains(&weights[peak]), "{} {weights:?}", backend.name());
+            assert!(heaviest_pair(&weights) <= 256);
+        }
+    }
+}
+
+fn heaviest(weights: &[i16; SEGMENT]) -> i16 {
+    weights.iter().copied().max().unwrap_or(0)
+}
+
+fn heaviest_pair(weights: &[i16; SEGMENT]) -> i16 {
+    weights.as_chunks::<2>().0.iter().map(|[a, b]| a + b).max().unwrap_or(0)
 }

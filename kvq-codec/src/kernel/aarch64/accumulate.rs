@@ -51,7 +51,10 @@ fn precise<const V: usize, const N: usize>(rows: &Rows<'_>, weights: &Weights, s
     }
 }
 
-/// Unpacked levels, interleaved by two tokens, and 7-bit weights, 16 values at a time.
+/// Unpacked levels, interleaved by two tokens, and 8-bit weights, 16 values at a time.
+///
+/// There is no product of a byte with sign and one without, so 128 goes off each weight, and 128 times the sum of the
+/// levels comes on again, once for all queries.
 #[target_feature(enable = "neon")]
 fn coarse<const V: usize, const N: usize>(levels: &[[u8; 32]], weights: &Weights, sums: &mut Sums) {
     let mut pairs = [[[0u16; 2]; SEGMENT / 4]; N];
@@ -64,17 +67,21 @@ fn coarse<const V: usize, const N: usize>(levels: &[[u8; 32]], weights: &Weights
     for v in 0..V {
         for half in 0..2 {
             let mut total = [[vdupq_n_s32(0); 4]; N];
+            let mut plain = [vdupq_n_s16(0); 2];
             for (four, group) in groups.iter().enumerate() {
                 // Values 0-7 and 8-15 of the first two tokens, then of the last two.
                 let [first, last] = &group[v][half];
                 let first = [load_levels(first, 0), load_levels(first, 1)];
                 let last = [load_levels(last, 0), load_levels(last, 1)];
+                for (plain, (first, last)) in plain.iter_mut().zip(first.into_iter().zip(last)) {
+                    *plain = vpadalq_s8(vpadalq_s8(*plain, first), last);
+                }
                 for (total, pairs) in total.iter_mut().zip(&pairs) {
                     let [a, b] = pairs.get(four).copied().unwrap_or([0; 2]);
                     let a = vreinterpretq_s8_u16(vdupq_n_u16(a));
                     let b = vreinterpretq_s8_u16(vdupq_n_u16(b));
                     for (i, sums) in total.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                        // Two products of at most 127 · 127 fit into a lane.
+                        // Two products of at most 127 · 128 fit into a lane.
                         let low = vmull_s8(vget_low_s8(first[i]), vget_low_s8(a));
                         let low = vmlal_s8(low, vget_low_s8(last[i]), vget_low_s8(b));
                         sums[0] = vpadalq_s16(sums[0], low);
@@ -83,15 +90,21 @@ fn coarse<const V: usize, const N: usize>(levels: &[[u8; 32]], weights: &Weights
                     }
                 }
             }
+            for total in &mut total {
+                for (sums, plain) in total.as_chunks_mut::<2>().0.iter_mut().zip(plain) {
+                    sums[0] = vaddq_s32(sums[0], vshll_n_s16::<7>(vget_low_s16(plain)));
+                    sums[1] = vaddq_s32(sums[1], vshll_high_n_s16::<7>(plain));
+                }
+            }
             put(total, 2 * v + half, sums);
         }
     }
 }
 
-/// Two 7-bit weights as the bytes of a 16-bit lane.
+/// Two 8-bit weights, less 128, as the bytes of a 16-bit lane.
 #[inline]
 fn byte_pair(a: i16, b: i16) -> u16 {
-    u16::from_le_bytes([a as u8, b as u8])
+    u16::from_le_bytes([a as u8 ^ 0x80, b as u8 ^ 0x80])
 }
 
 /// Stores the sums of the `c`-th 16 values.

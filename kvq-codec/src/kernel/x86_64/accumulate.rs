@@ -57,7 +57,7 @@ fn precise<const V: usize, const N: usize>(rows: &Rows<'_>, weights: &Weights, s
     }
 }
 
-/// Unpacked levels, interleaved by four tokens, and 7-bit weights.
+/// Unpacked levels, interleaved by four tokens, and 8-bit weights.
 #[target_feature(enable = "avx2,fma")]
 fn coarse<const V: usize, const N: usize>(levels: &[[u8; 32]], weights: &Weights, sums: &mut Sums) {
     let mut bytes = [[0u8; SEGMENT]; N];
@@ -112,7 +112,7 @@ fn sum_two_quads<const V: usize, const N: usize>(
     sums
 }
 
-/// 7-bit weights as bytes.
+/// 8-bit weights as bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn narrow(weights: &[i16; SEGMENT], bytes: &mut [u8; SEGMENT]) {

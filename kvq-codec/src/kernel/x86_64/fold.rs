@@ -31,7 +31,7 @@ pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
     }
     let rescale = rescale(state.max, peak);
     *state = FoldState { max: peak, sum: state.sum * rescale + across(sum, |a, b| _mm_add_ps(a, b)) };
-    let largest = across(largest, |a, b| _mm_max_ps(a, b));
+    let largest = heaviest_two(largest);
     if largest < f32::MIN_POSITIVE * 65_536.0 {
         weights.fill(0);
         return (rescale, 0.0);
@@ -106,6 +106,13 @@ fn exp8(x: __m256) -> __m256 {
     let value = _mm256_mul_ps(p, _mm256_castsi256_ps(exponent));
     let too_small = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0), _CMP_LT_OQ);
     _mm256_andnot_ps(too_small, value)
+}
+
+/// The largest sum of two neighbouring lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn heaviest_two(v: __m256) -> f32 {
+    across(_mm256_add_ps(v, _mm256_permute_ps::<0b10_11_00_01>(v)), |a, b| _mm_max_ps(a, b))
 }
 
 /// Reduces eight lanes in the order of `kernel::fold`.

@@ -10,7 +10,7 @@
 //! * **score** (`score`): `|query| × (level with the query's sign)` is an unsigned-by-signed multiply whose pairwise sums cannot
 //!   saturate, since 127 · 127 · 2 < 2^15. Four rows are reduced together. 8-bit rows take 16-bit queries.
 //! * **accumulate** (`accumulate`): four tokens' levels lie interleaved byte by byte, so that two
-//!   multiply-adds with the four 7-bit weights give one 32-bit lane per dimension. 8-bit rows take 15-bit
+//!   multiply-adds with the four 8-bit weights give one 32-bit lane per dimension. 8-bit rows take 15-bit
 //!   weights and pairs of tokens. Few values at a time, so that all sums stay in registers.
 //!
 //! Both share each unpacked row among the queries of a tile. They serve head sizes of 32 and

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::fold::{across, rescale};
+use super::super::fold::{across, heaviest_two, rescale};
 use super::load::{load_floats, load_ints, store_weights};
 use crate::kernel::{Fold, FoldState, SEGMENT};
 use crate::math::EXP2_TERMS;
@@ -43,7 +43,7 @@ pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
     }
     let rescale = rescale(state.max, peak);
     *state = FoldState { max: peak, sum: state.sum * rescale + across(sum, |a, b| _mm_add_ps(a, b)) };
-    let largest = _mm512_reduce_max_ps(largest);
+    let largest = heaviest_two(_mm256_max_ps(_mm512_castps512_ps256(largest), upper_half(largest)));
     if largest < f32::MIN_POSITIVE * 65_536.0 {
         weights.fill(0);
         return (rescale, 0.0);
