@@ -52,6 +52,18 @@ pub(super) trait Arithmetic: Copy {
         weights: &mut [i16; SEGMENT],
     ) -> Self::Step;
 
+    /// As [`fold`](Self::fold), for two rows over one segment.
+    #[inline]
+    fn fold_two(
+        backend: Backend,
+        scored: &[Scored<'_, Self::Scale>; 2],
+        rows: [&mut Self::Row; 2],
+        weights: &mut [[i16; SEGMENT]; 2],
+    ) -> [Self::Step; 2] {
+        let ([a, b], [row_a, row_b], [weights_a, weights_b]) = (scored, rows, weights);
+        [Self::fold(backend, a, row_a, weights_a), Self::fold(backend, b, row_b, weights_b)]
+    }
+
     /// Adds a segment's sums of values.
     fn add(backend: Backend, out: &mut [Self::Out], step: Self::Step, sums: &[i32; MAX_HEAD_DIM]);
 
@@ -134,19 +146,18 @@ impl Arithmetic for Float {
         row: &mut FloatRow,
         weights: &mut [i16; SEGMENT],
     ) -> (f32, f32) {
-        let query_unit = if scored.wide_keys { WIDE_QUERY_UNIT } else { 1.0 };
-        let fold = Fold {
-            n: scored.n,
-            scores: scored.scores,
-            key_scales: scored.key_scales,
-            value_scales: scored.value_scales,
-            factor: row.factor * query_unit,
-            bias: scored.center.map_or(0.0, |(score, scale)| score as f32 * scale * row.factor),
-            from: scored.from,
-            to: scored.to,
-            max_weight: if scored.wide_values { 32_767.0 } else { 255.0 },
-        };
-        backend.fold(&fold, &mut row.state, weights)
+        backend.fold(&scored.fold(row.factor), &mut row.state, weights)
+    }
+
+    #[inline]
+    fn fold_two(
+        backend: Backend,
+        [a, b]: &[Scored<'_, f32>; 2],
+        [row_a, row_b]: [&mut FloatRow; 2],
+        weights: &mut [[i16; SEGMENT]; 2],
+    ) -> [(f32, f32); 2] {
+        let folds = [a.fold(row_a.factor), b.fold(row_b.factor)];
+        backend.fold_two(&folds, [&mut row_a.state, &mut row_b.state], weights)
     }
 
     #[inline]
@@ -158,6 +169,25 @@ impl Arithmetic for Float {
         let inverse = if row.state.sum > 0.0 { 1.0 / row.state.sum } else { 0.0 };
         out.iter_mut().for_each(|v| *v *= inverse);
         backend.unrotate(rotation, out);
+    }
+}
+
+impl<'a> Scored<'a, f32> {
+    /// For a query whose codes have this unit, over the root of the key head size.
+    #[inline]
+    fn fold(&self, factor: f32) -> Fold<'a> {
+        let query_unit = if self.wide_keys { WIDE_QUERY_UNIT } else { 1.0 };
+        Fold {
+            n: self.n,
+            scores: self.scores,
+            key_scales: self.key_scales,
+            value_scales: self.value_scales,
+            factor: factor * query_unit,
+            bias: self.center.map_or(0.0, |(score, scale)| score as f32 * scale * factor),
+            from: self.from,
+            to: self.to,
+            max_weight: if self.wide_values { 32_767.0 } else { 255.0 },
+        }
     }
 }
 

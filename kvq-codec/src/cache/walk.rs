@@ -7,7 +7,7 @@ use super::arithmetic::{Arithmetic, Scored};
 use super::layer::SpanHead;
 use super::place::{Head, HeadPlace, Part, Place, Segment};
 use super::storage::{self, NONE, Storage};
-use super::tile::{SegmentWork, Tile};
+use super::tile::{Line, SegmentWork, Tile};
 use crate::block::{Layout, Rows};
 use crate::bytes::{get_i16, slice};
 use crate::error::Side;
@@ -226,24 +226,36 @@ impl<S: Storage> Cache<S> {
         work: &mut SegmentWork<A::Scale>,
         tile: &mut Tile<A>,
     ) -> [A::Step; TILE] {
+        let SegmentWork { key_scales, value_scales, scores, center_scores, weights, .. } = work;
+        let scored = |line: &Line<A::Row>, scores, center_scores: &[i32; SEGMENT]| Scored {
+            n: segment.n,
+            scores,
+            center: segment.center.map(|(_, scale)| (center_scores.first().copied().unwrap_or(0), scale)),
+            key_scales,
+            value_scales,
+            from: line.from.saturating_sub(segment.start),
+            to: line.to.saturating_sub(segment.start).min(segment.n),
+            wide_keys: segment.key.layout == Layout::Q8,
+            wide_values: segment.value.layout == Layout::Q8,
+        };
         let mut steps = [A::NO_STEP; TILE];
-        let rows = work.scores.iter().zip(&work.center_scores).zip(&mut work.weights).zip(&mut steps);
-        for (line, (((scores, center_scores), weights), step)) in
-            tile.lines.iter_mut().take(tile.queries.n).zip(rows)
+        let lines = tile.lines.get_mut(..tile.queries.n).unwrap_or(&mut []);
+        let all = lines.chunks_mut(2).zip(scores.chunks(2)).zip(center_scores.chunks(2));
+        for ((((lines, scores), centers), weights), steps) in
+            all.zip(weights.chunks_mut(2)).zip(steps.chunks_mut(2))
         {
-            let center = center_scores.first().copied().unwrap_or(0);
-            let scored = Scored {
-                n: segment.n,
-                scores,
-                center: segment.center.map(|(_, scale)| (center, scale)),
-                key_scales: &work.key_scales,
-                value_scales: &work.value_scales,
-                from: line.from.saturating_sub(segment.start),
-                to: line.to.saturating_sub(segment.start).min(segment.n),
-                wide_keys: segment.key.layout == Layout::Q8,
-                wide_values: segment.value.layout == Layout::Q8,
-            };
-            *step = A::fold(self.backend, &scored, &mut line.row, weights);
+            if let ([a, b], [scores_a, scores_b], [center_a, center_b], Some(weights), [step_a, step_b]) =
+                (&mut *lines, scores, centers, weights.first_chunk_mut(), &mut *steps)
+            {
+                let both = [scored(a, scores_a, center_a), scored(b, scores_b, center_b)];
+                let rows = [&mut a.row, &mut b.row];
+                [*step_a, *step_b] = A::fold_two(self.backend, &both, rows, weights);
+            } else if let ([line], [scores, ..], [center, ..], [weights, ..], [step, ..]) =
+                (lines, scores, centers, weights, steps)
+            {
+                let scored = scored(line, scores, center);
+                *step = A::fold(self.backend, &scored, &mut line.row, weights);
+            }
         }
         steps
     }

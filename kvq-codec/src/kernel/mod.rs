@@ -325,6 +325,22 @@ impl Backend {
         dispatch!(self, fold(fold, state, weights))
     }
 
+    /// As [`fold`](Self::fold), for two queries' rows over one segment.
+    #[inline]
+    pub(crate) fn fold_two(
+        self,
+        folds: &[Fold<'_>; 2],
+        states: [&mut FoldState; 2],
+        weights: &mut [[i16; SEGMENT]; 2],
+    ) -> [(f32, f32); 2] {
+        #[cfg(target_arch = "x86_64")]
+        if let Kind::Avx512(avx512) = self.0 {
+            return avx512.fold_two(folds, states, weights);
+        }
+        let ([a, b], [state_a, state_b], [weights_a, weights_b]) = (folds, states, weights);
+        [self.fold(a, state_a, weights_a), self.fold(b, state_b, weights_b)]
+    }
+
     /// Integer sums: `sums[q][d] = Σ weight(q, t) · level(t, d)` over one head.
     ///
     /// What lies behind the head's values in `sums` is unspecified afterwards.

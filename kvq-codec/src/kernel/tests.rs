@@ -208,6 +208,43 @@ fn scales_and_folds_agree() {
 }
 
 #[test]
+fn two_rows_are_folded_as_each_alone() {
+    let mut random = Random(13);
+    for backend in others().chain([Backend::SCALAR]) {
+        for n in [1, 15, 16, 17, 48, 64] {
+            let mut scores = [[0; SEGMENT]; 2];
+            scores.iter_mut().flatten().for_each(|s| *s = (random.next() % 2_000) as i32 - 1_000);
+            let mut scales = [0.0; SEGMENT];
+            scales.iter_mut().for_each(|s| *s = (random.next() % 1000) as f32 * 1e-3);
+            // The second row sees all, some, or nothing.
+            for to in [n, n / 2, 0] {
+                let fold = |i: usize, to| Fold {
+                    n,
+                    scores: &scores[i],
+                    key_scales: &scales,
+                    value_scales: &scales,
+                    factor: 1e-2,
+                    bias: 0.3 * i as f32,
+                    from: 0,
+                    to,
+                    max_weight: 255.0,
+                };
+                let (folds, mut states) = ([fold(0, n), fold(1, to)], [FoldState::EMPTY; 2]);
+                let mut weights = [[0; SEGMENT]; 2];
+                let [a, b] = &mut states;
+                let steps = backend.fold_two(&folds, [a, b], &mut weights);
+                for (i, fold) in folds.iter().enumerate() {
+                    let (mut state, mut alone) = (FoldState::EMPTY, [0; SEGMENT]);
+                    assert_eq!(backend.fold(fold, &mut state, &mut alone), steps[i]);
+                    assert_eq!((state.max, state.sum), (states[i].max, states[i].sum));
+                    assert_eq!(alone[..n], weights[i][..n], "{} n {n} to {to}", backend.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_token_that_outweighs_all_others_has_the_most_that_a_byte_holds() {
     let mut random = Random(11);
     for backend in others().chain([Backend::SCALAR]) {

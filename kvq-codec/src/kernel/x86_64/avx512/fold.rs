@@ -10,50 +10,92 @@ use crate::math::EXP2_TERMS;
 /// Registers of a whole segment.
 const REGISTERS: usize = SEGMENT / 16;
 
+/// The rows of `N` queries over one segment, side by side: each step of a row waits for the one before.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
-pub(super) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
-    let n = fold.n.div_ceil(16).min(REGISTERS);
+pub(super) fn fold<const N: usize>(
+    folds: &[Fold<'_>; N],
+    states: &mut [&mut FoldState; N],
+    weights: &mut [[i16; SEGMENT]; N],
+) -> [(f32, f32); N] {
+    // Loops of a length that is known when they are compiled keep everything in registers.
+    let some = if folds.iter().all(|fold| fold.n <= 16) {
+        fold_visible::<N, 1>(folds, states, weights)
+    } else {
+        fold_visible::<N, REGISTERS>(folds, states, weights)
+    };
+    if let Some(steps) = some {
+        return steps;
+    }
+    let mut steps = [(1.0, 0.0); N];
+    for (((step, fold), state), weights) in steps.iter_mut().zip(folds).zip(states).zip(weights) {
+        *step = super::super::fold::fold(fold, state, weights);
+    }
+    steps
+}
+
+/// `R` registers of tokens, those of a segment or more: what lies behind it is not visible. `None`, and nothing done,
+/// where a query sees nothing, or nothing but values of zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+fn fold_visible<const N: usize, const R: usize>(
+    folds: &[Fold<'_>; N],
+    states: &mut [&mut FoldState; N],
+    weights: &mut [[i16; SEGMENT]; N],
+) -> Option<[(f32, f32); N]> {
     let none = _mm512_set1_ps(f32::NEG_INFINITY);
-    let (factor, bias) = (_mm512_set1_ps(fold.factor), _mm512_set1_ps(fold.bias));
-    let mut visible = tokens(fold.from, fold.to);
-    let mut score = [none; REGISTERS];
-    let mut peak = none;
-    let inputs = fold.scores.as_chunks::<16>().0.iter().zip(fold.key_scales.as_chunks::<16>().0);
-    for (score, (integers, scales)) in score.iter_mut().zip(inputs).take(n) {
-        let integers = _mm512_cvtepi32_ps(load_ints(integers));
-        let scaled = _mm512_mul_ps(_mm512_mul_ps(integers, load_floats(scales)), factor);
-        *score = _mm512_mask_blend_ps(visible as u16, none, _mm512_add_ps(scaled, bias));
-        // In this order a score that is no number, as hostile scales have it, leaves the peak.
-        peak = _mm512_max_ps(*score, peak);
-        visible >>= 16;
+    let (mut score, mut peak) = ([[none; N]; R], [none; N]);
+    for (r, score) in score.iter_mut().enumerate() {
+        for q in 0..N {
+            let fold = &folds[q];
+            let visible = (tokens(fold.from, fold.to) >> (16 * r)) as u16;
+            let integers = _mm512_cvtepi32_ps(load_ints(&fold.scores.as_chunks::<16>().0[r]));
+            let scales = load_floats(&fold.key_scales.as_chunks::<16>().0[r]);
+            let scaled = _mm512_mul_ps(_mm512_mul_ps(integers, scales), _mm512_set1_ps(fold.factor));
+            let biased = _mm512_add_ps(scaled, _mm512_set1_ps(fold.bias));
+            score[q] = _mm512_mask_blend_ps(visible, none, biased);
+            // In this order a score that is no number, as hostile scales have it, leaves the peak.
+            peak[q] = _mm512_max_ps(score[q], peak[q]);
+        }
     }
-    let peak = _mm512_reduce_max_ps(peak).max(state.max);
-    if peak == f32::NEG_INFINITY {
-        weights.fill(0);
-        return (1.0, 0.0);
+    let mut peaks = [0.0; N];
+    for q in 0..N {
+        peaks[q] = _mm512_reduce_max_ps(peak[q]).max(states[q].max);
     }
-    let (mut sum, mut largest) = (_mm256_setzero_ps(), _mm512_setzero_ps());
-    for (score, scales) in score.iter_mut().zip(fold.value_scales.as_chunks::<16>().0).take(n) {
-        let weight = exp16(_mm512_sub_ps(*score, _mm512_set1_ps(peak)));
-        // Lane by lane of eight, as everywhere.
-        sum = _mm256_add_ps(sum, _mm512_castps512_ps256(weight));
-        sum = _mm256_add_ps(sum, upper_half(weight));
-        *score = _mm512_mul_ps(weight, load_floats(scales));
-        largest = _mm512_max_ps(largest, *score);
+    if peaks.contains(&f32::NEG_INFINITY) {
+        return None;
     }
-    let rescale = rescale(state.max, peak);
-    *state = FoldState { max: peak, sum: state.sum * rescale + across(sum, |a, b| _mm_add_ps(a, b)) };
-    let largest = heaviest_two(_mm256_max_ps(_mm512_castps512_ps256(largest), upper_half(largest)));
-    if largest < f32::MIN_POSITIVE * 65_536.0 {
-        weights.fill(0);
-        return (rescale, 0.0);
+    let (mut sum, mut largest) = ([_mm256_setzero_ps(); N], [_mm512_setzero_ps(); N]);
+    for (r, score) in score.iter_mut().enumerate() {
+        for q in 0..N {
+            let weight = exp16(_mm512_sub_ps(score[q], _mm512_set1_ps(peaks[q])));
+            // Lane by lane of eight, as everywhere.
+            sum[q] = _mm256_add_ps(sum[q], _mm512_castps512_ps256(weight));
+            sum[q] = _mm256_add_ps(sum[q], upper_half(weight));
+            score[q] = _mm512_mul_ps(weight, load_floats(&folds[q].value_scales.as_chunks::<16>().0[r]));
+            largest[q] = _mm512_max_ps(largest[q], score[q]);
+        }
     }
-    let inverse = _mm512_set1_ps(fold.max_weight / largest);
-    for (weights, score) in weights.as_chunks_mut::<16>().0.iter_mut().zip(score).take(n) {
-        let integers = _mm512_cvtps_epi32(_mm512_mul_ps(score, inverse));
-        store_weights(weights, _mm512_cvtsepi32_epi16(integers));
+    let mut heaviest = [0.0; N];
+    for q in 0..N {
+        let eight = _mm256_max_ps(_mm512_castps512_ps256(largest[q]), upper_half(largest[q]));
+        heaviest[q] = heaviest_two(eight);
+        if heaviest[q] < f32::MIN_POSITIVE * 65_536.0 {
+            return None;
+        }
     }
-    (rescale, largest / fold.max_weight)
+    let mut steps = [(1.0, 0.0); N];
+    for q in 0..N {
+        let rescale = rescale(states[q].max, peaks[q]);
+        let sum = across(sum[q], |a, b| _mm_add_ps(a, b));
+        *states[q] = FoldState { max: peaks[q], sum: states[q].sum * rescale + sum };
+        let inverse = _mm512_set1_ps(folds[q].max_weight / heaviest[q]);
+        for (weights, score) in weights[q].as_chunks_mut::<16>().0.iter_mut().zip(score) {
+            let integers = _mm512_cvtps_epi32(_mm512_mul_ps(score[q], inverse));
+            store_weights(weights, _mm512_cvtsepi32_epi16(integers));
+        }
+        steps[q] = (rescale, heaviest[q] / folds[q].max_weight);
+    }
+    Some(steps)
 }
 
 /// A bit for each token of `from..to`.

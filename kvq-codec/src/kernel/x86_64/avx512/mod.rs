@@ -151,7 +151,21 @@ impl Avx512 {
     }
 
     pub fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
-        with_avx512!(self, fold::fold(fold, state, weights))
+        let [step] = with_avx512!(
+            self,
+            fold::fold(core::array::from_ref(fold), &mut [state], core::array::from_mut(weights))
+        );
+        step
+    }
+
+    /// Two queries' rows over one segment.
+    pub fn fold_two(
+        self,
+        folds: &[Fold<'_>; 2],
+        mut states: [&mut FoldState; 2],
+        weights: &mut [[i16; SEGMENT]; 2],
+    ) -> [(f32, f32); 2] {
+        with_avx512!(self, fold::fold(folds, &mut states, weights))
     }
 
     pub fn accumulate_values(
