@@ -100,9 +100,8 @@ pub(crate) fn fold(fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; S
 }
 
 /// The largest sum of two neighbouring lanes.
-fn heaviest_two(lane: [f32; 8]) -> f32 {
-    let [a, b, c, d] = [0, 2, 4, 6].map(|i| lane[i] + lane[i + 1]);
-    larger(larger(a, b), larger(c, d))
+fn heaviest_two([a, b, c, d, e, f, g, h]: [f32; 8]) -> f32 {
+    larger(larger(a + b, c + d), larger(e + f, g + h))
 }
 
 /// Reduces eight lanes in an order that every backend keeps.
