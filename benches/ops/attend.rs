@@ -5,8 +5,8 @@
 //! compare, and the warm ones show the kernels.
 
 use kvq_benches::{
-    HEAD_DIM, N_HEADS, N_KV_HEADS, Op, State, Tokens, Work, assert_close, held_bytes, packed, restored,
-    shape, uniform,
+    Contender, HEAD_DIM, N_HEADS, N_KV_HEADS, Op, State, Tokens, Work, assert_close, held_bytes, packed,
+    restored, shape, uniform,
 };
 use kvq_codec::{Layout, Policy};
 use kvq_host::kv_store::KvStore;
@@ -19,30 +19,40 @@ fn main() {
     let query = Tokens::query();
     for length in LENGTHS {
         let tokens = Tokens::new(length);
-        for (name, policy) in [("s4", uniform(Layout::S4, Layout::S4)), ("4x", Policy::FOUR_X)] {
-            bench_packed(&mut op, name, policy, &tokens, &query);
+        let mut contenders = [
+            packed_contender("s4", uniform(Layout::S4, Layout::S4), &tokens, &query),
+            packed_contender("4x", Policy::FOUR_X, &tokens, &query),
+            dense_contender::<f32>("dense-f32", &tokens, &query),
+            // The last one, so that the others' speed is told against it.
+            dense_contender::<half::f16>("dense-f16", &tokens, &query),
+        ];
+        for Contender { name, work, call } in &mut contenders {
+            for state in State::ALL {
+                op.bench(state, &format!("{name}/{length}"), *work, &mut *call);
+            }
         }
-        bench_dense::<half::f16>(&mut op, "dense-f16", &tokens, &query);
-        bench_dense::<f32>(&mut op, "dense-f32", &tokens, &query);
+        for state in State::ALL {
+            op.turns(state, &length.to_string(), &mut contenders);
+        }
     }
     op.finish();
 }
 
-fn bench_packed(op: &mut Op, name: &str, policy: Policy, tokens: &Tokens, query: &[f32]) {
+fn packed_contender<'a>(name: &'a str, policy: Policy, tokens: &Tokens, query: &'a [f32]) -> Contender<'a> {
     let cache = packed(policy, 1, tokens);
     let (mut out, mut expected) = (vec![0.0; N_HEADS * HEAD_DIM], vec![0.0; N_HEADS * HEAD_DIM]);
     cache.attend(0, 1, query, &mut out).expect("one query per head");
     restored(&cache).attend(0, 1, query, &mut expected).expect("one query per head");
     assert_close(name, &out, &expected, 1e-4);
     let work = work(held_bytes(&cache), tokens);
-    for state in State::ALL {
-        op.bench(state, &format!("{name}/{}", tokens.len()), work, || {
-            cache.attend(0, 1, query, &mut out).expect("one query per head");
-        });
-    }
+    let call = move || cache.attend(0, 1, query, &mut out).expect("one query per head");
+    Contender { name, work, call: Box::new(call) }
 }
 
-fn bench_dense<E: Element>(op: &mut Op, name: &str, tokens: &Tokens, query: &[f32]) {
+fn dense_contender<'a, E: Element>(name: &'a str, tokens: &Tokens, query: &'a [f32]) -> Contender<'a>
+where
+    DenseStore<E>: 'a,
+{
     let filled = |backend| {
         let mut store = DenseStore::<E>::with_backend(shape(1), backend);
         for i in 0..tokens.len() {
@@ -57,11 +67,8 @@ fn bench_dense<E: Element>(op: &mut Op, name: &str, tokens: &Tokens, query: &[f3
     filled(Backend::Scalar).attend(0, 1, query, &mut expected).expect("one query per head");
     assert_close(name, &out, &expected, 1e-4);
     let work = work(store.memory().code_bytes, tokens);
-    for state in State::ALL {
-        op.bench(state, &format!("{name}/{}", tokens.len()), work, || {
-            store.attend(0, 1, query, &mut out).expect("one query per head");
-        });
-    }
+    let call = move || store.attend(0, 1, query, &mut out).expect("one query per head");
+    Contender { name, work, call: Box::new(call) }
 }
 
 fn work(packed_bytes: usize, tokens: &Tokens) -> Work {

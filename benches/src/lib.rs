@@ -13,5 +13,5 @@ mod verify;
 pub use cache::{held_bytes, packed, packed_on, restored, uniform};
 pub use data::{HEAD_DIM, N_HEADS, N_KV_HEADS, Tokens, shape};
 pub use limits::{Flush, read_sum};
-pub use measure::{Op, State, Work};
+pub use measure::{Contender, Op, State, Work};
 pub use verify::{assert_close, assert_same_snapshot};

@@ -7,12 +7,15 @@ use std::hint::black_box;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use criterion::{Bencher, Criterion, Throughput};
+use criterion::{Bencher, Criterion, SamplingMode, Throughput};
 
 use crate::limits::{Flush, read_sum};
 
 /// Variable that names the file to which each bench adds a line on its work; `cargo xtask bench` reads it.
 const WORK_FILE: &str = "KVQ_BENCH_WORK";
+
+/// The same for what was timed in turns.
+const TURNS_FILE: &str = "KVQ_BENCH_TURNS";
 
 /// What the processor's caches hold when the clock starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +46,16 @@ pub struct Work {
     pub packed_bytes: usize,
     /// Bytes of the same values in fp16.
     pub fp16_bytes: usize,
+}
+
+/// One of several ways to the same end.
+pub struct Contender<'a> {
+    /// The name used in ids.
+    pub name: &'a str,
+    /// What one call works on.
+    pub work: Work,
+    /// One call.
+    pub call: Box<dyn FnMut() + 'a>,
 }
 
 /// The benches of one operation.
@@ -101,6 +114,25 @@ impl Op {
         group.finish();
     }
 
+    /// Times all of `contenders` one after the other in each round, so that a machine that changes its pace changes it
+    /// for all of them; `case` says what they have in common. Criterion's own figure is that of a whole round.
+    pub fn turns(&mut self, state: State, case: &str, contenders: &mut [Contender<'_>]) {
+        let name = format!("{}-turns", self.name);
+        let id = format!("{}/{case}", state.name());
+        let mut rounds = Vec::new();
+        let mut group = self.criterion.benchmark_group(&name);
+        group.sampling_mode(SamplingMode::Flat);
+        let flush = self.flush.get_or_init(Flush::new);
+        group.bench_function(&id, |b| {
+            b.iter_custom(|n| (0..n).map(|_| round(state, flush, contenders, &mut rounds)).sum());
+        });
+        group.finish();
+        // Nothing was timed where a filter left this out.
+        if !rounds.is_empty() {
+            note_turns(&format!("{name}/{id}"), contenders, &rounds);
+        }
+    }
+
     /// Prints criterion's closing lines.
     pub fn finish(self) {
         self.criterion.final_summary();
@@ -121,11 +153,55 @@ fn cold(bencher: &mut Bencher<'_>, flush: &Flush, f: &mut impl FnMut()) {
     });
 }
 
+/// One call of each contender; its times go to `rounds`.
+fn round(
+    state: State,
+    flush: &Flush,
+    contenders: &mut [Contender<'_>],
+    rounds: &mut Vec<Vec<f64>>,
+) -> Duration {
+    let mut times = Vec::with_capacity(contenders.len());
+    for contender in contenders {
+        match state {
+            State::Warm => (contender.call)(),
+            State::Cold => flush.run(),
+        }
+        let begun = Instant::now();
+        (contender.call)();
+        times.push(begun.elapsed());
+    }
+    rounds.push(times.iter().map(|time| time.as_nanos() as f64).collect());
+    times.iter().sum()
+}
+
+/// Adds a line per contender: id of the bench, name, median time in ns, and the median over the rounds of the last
+/// contender's time over its own.
+fn note_turns(id: &str, contenders: &[Contender<'_>], rounds: &[Vec<f64>]) {
+    let mut lines = String::new();
+    for (i, contender) in contenders.iter().enumerate() {
+        let time = median(rounds.iter().map(|times| times[i]));
+        let speed = median(rounds.iter().map(|times| times[contenders.len() - 1] / times[i]));
+        lines += &format!("{id}\t{}\t{time:.0}\t{speed:.4}\n", contender.name);
+    }
+    print!("{lines}");
+    append(TURNS_FILE, &lines);
+}
+
+fn median(of: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = of.collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
 /// Adds a line on the work of one bench: its id, state, packed bytes and fp16 bytes, with tabs between them.
 fn note_work(id: &str, state: State, work: Work) {
-    let Some(path) = std::env::var_os(WORK_FILE) else { return };
-    let line = format!("{id}\t{}\t{}\t{}\n", state.name(), work.packed_bytes, work.fp16_bytes);
+    append(WORK_FILE, &format!("{id}\t{}\t{}\t{}\n", state.name(), work.packed_bytes, work.fp16_bytes));
+}
+
+/// Adds lines to the file that the variable names, if it is set.
+fn append(variable: &str, lines: &str) {
+    let Some(path) = std::env::var_os(variable) else { return };
     let file = OpenOptions::new().create(true).append(true).open(&path);
-    let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    let written = file.and_then(|mut file| file.write_all(lines.as_bytes()));
     written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }

@@ -22,6 +22,9 @@ pub fn collect(home: &Path, work: &Path) -> Result<Vec<Bench>> {
     for folder in folders {
         let about = json(&folder.join("benchmark.json"))?;
         let id = about["full_id"].as_str().context("benchmark.json without full_id")?;
+        if id.contains("-turns/") {
+            continue;
+        }
         let (state, packed_bytes, fp16_bytes) =
             work.get(id).cloned().with_context(|| format!("{id} has not told what it works on"))?;
         let median = &json(&folder.join("estimates.json"))?["median"];

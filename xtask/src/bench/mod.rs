@@ -10,6 +10,7 @@ mod criterion;
 mod date;
 mod machine;
 mod record;
+mod turns;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,11 +19,15 @@ use anyhow::{Context, Result, ensure};
 
 use crate::tool::{cargo, render, root, run as run_tool};
 use record::{Bench, Record};
+use turns::Turn;
 
 const INSTALL_CARGO: &str = "install Rust from https://rustup.rs";
 
 /// Names the file to which each bench adds a line on its work: see `benches/src/measure.rs`.
 const WORK_FILE: &str = "KVQ_BENCH_WORK";
+
+/// The same for what is timed in turns.
+const TURNS_FILE: &str = "KVQ_BENCH_TURNS";
 
 /// Short times for a first look.
 const QUICK: [&str; 6] = ["--warm-up-time", "0.05", "--measurement-time", "0.1", "--sample-size", "10"];
@@ -53,10 +58,12 @@ pub fn verify() -> std::process::Command {
 pub fn run(args: &Args) -> Result<()> {
     let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 3 });
     let load_before = machine::load();
-    let mut measured = Vec::new();
+    let (mut measured, mut turns) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         println!("==> round {round} of {rounds}");
-        measured.push(measure(args)?);
+        let (benches, in_turns) = measure(args)?;
+        measured.push(benches);
+        turns.push(in_turns);
     }
     let benches = Bench::over_rounds(&measured)?;
     ensure!(
@@ -73,10 +80,11 @@ pub fn run(args: &Args) -> Result<()> {
         rounds,
         quick: args.quick,
         benches,
+        turns: turns::over_rounds(&turns)?,
     };
     let folder = root().join("benches/record").join(&record.machine.target);
     let last = record::last(&folder)?;
-    println!("\n{}", record.table());
+    println!("\n{}\n{}", record.table(), turns::table(&record.turns));
     match &last {
         Some((path, last)) => print!("{}", compare::report(last, &path.display().to_string(), &record)),
         None => println!("no record in {} to compare with", folder.display()),
@@ -90,7 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// One run of the set.
-fn measure(args: &Args) -> Result<Vec<Bench>> {
+fn measure(args: &Args) -> Result<(Vec<Bench>, Vec<Turn>)> {
     // Apart from what `cargo bench` writes, and emptied, so that no figure of another run gets in.
     let home = target_folder().join("kvq-bench");
     match fs::remove_dir_all(&home) {
@@ -99,14 +107,14 @@ fn measure(args: &Args) -> Result<Vec<Bench>> {
         }
         _ => fs::create_dir_all(&home).with_context(|| format!("creating {}", home.display()))?,
     }
-    let work = home.join("work.tsv");
+    let (work, turns) = (home.join("work.tsv"), home.join("turns.tsv"));
     let mut command = cargo();
     command.args(["bench", "-p", "kvq-benches", "--benches", "--", "--noplot"]);
     command.args(if args.quick { &QUICK[..] } else { &[] }).args(args.filter.as_deref());
-    command.env("CRITERION_HOME", &home).env(WORK_FILE, &work);
+    command.env("CRITERION_HOME", &home).env(WORK_FILE, &work).env(TURNS_FILE, &turns);
     println!("{}", render(&command));
     run_tool(&mut command, INSTALL_CARGO)?;
-    criterion::collect(&home, &work)
+    Ok((criterion::collect(&home, &work)?, turns::collect(&turns)?))
 }
 
 fn target_folder() -> PathBuf {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
+use super::turns::Turn;
 
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -27,6 +28,9 @@ pub struct Record {
     /// Whether each bench was measured for a moment only.
     pub quick: bool,
     pub benches: Vec<Bench>,
+    /// What was timed in turns; empty in records of before.
+    #[serde(default)]
+    pub turns: Vec<Turn>,
 }
 
 /// One operation.
