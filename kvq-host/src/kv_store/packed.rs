@@ -14,6 +14,9 @@ use crate::measure::TierMap;
 /// Heads are attended in parallel from this many query-token pairs on; below, threads cost more than they save.
 const PARALLEL_PAIRS: usize = 16_384;
 
+/// From this many new tokens on, each query head is attended for itself.
+const PREFILL_TOKENS: usize = 16;
+
 /// Memory for a cache: a vector that is never longer than it was asked to be.
 #[derive(Debug, Default)]
 pub struct GrowingMemory(Vec<u8>);
@@ -87,12 +90,19 @@ impl<M: Storage + Sync> PackedStore<M> {
             return result.map_err(|e| anyhow!("{e}"));
         }
         let cache = &self.cache;
+        // A KV head's query heads share its rows as long as few tokens are new. Where many are, each of them has enough
+        // rows to share by itself, and more parts keep more threads busy to the end.
+        let group = per_head / (n_tokens * shape.key_head_dim).max(1);
+        let parts = if n_tokens < PREFILL_TOKENS { 1 } else { group.max(1) };
         let per_out = out.len() / shape.n_kv_heads;
-        q.par_chunks(per_head).zip(out.par_chunks_mut(per_out)).enumerate().try_for_each(
-            |(head, (q, out))| {
-                cache.attend_head(layer, head, n_tokens, window_len, q, out).map_err(|e| anyhow!("{e}"))
-            },
-        )
+        q.par_chunks(per_head / parts)
+            .zip(out.par_chunks_mut(per_out / parts))
+            .enumerate()
+            .with_max_len(1)
+            .try_for_each(|(part, (q, out))| {
+                let attended = cache.attend_head(layer, part / parts, n_tokens, window_len, q, out);
+                attended.map_err(|e| anyhow!("{e}"))
+            })
     }
 
     /// Replaces what is held by what a snapshot of the codec holds.
@@ -229,6 +239,33 @@ impl From<MemoryReport> for KvBytes {
             header_bytes: report.header_bytes,
             scratch_bytes: report.scratch_bytes,
             unused_bytes: report.unused_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_attended_by_several_threads_make_up_the_whole() {
+        let shape = KvShape::new(1, 2, 32);
+        let mut store = PackedStore::new(shape, Policy::FOUR_X, Backend::detect()).unwrap();
+        let rows = |heads: usize, n: usize, step: f32| -> Vec<f32> {
+            (0..heads * n * 32).map(|i| (i as f32 * step).sin()).collect()
+        };
+        for i in 0..20 {
+            store.append(0, 64, &rows(2, 64, 0.37 + i as f32), &rows(2, 64, 0.11 + i as f32)).unwrap();
+        }
+        // Six query heads; few new tokens and many, with pairs enough for threads.
+        for (n, window_len) in [(3, 0), (20, 0), (64, 0), (64, 300)] {
+            assert!(6 * n * store.len() >= PARALLEL_PAIRS);
+            let q = rows(6, n, 0.23);
+            let (mut whole, mut parts) = (vec![0.0; q.len()], vec![1.0; q.len()]);
+            store.cache.attend_within(0, n, window_len, &q, &mut whole).unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+            pool.install(|| store.attend_shared(0, n, window_len, &q, &mut parts)).unwrap();
+            assert_eq!(whole, parts, "{n} new tokens, window {window_len}");
         }
     }
 }
