@@ -66,8 +66,9 @@ pub fn run(args: &Args) -> Result<()> {
         turns.push(in_turns);
     }
     let benches = Bench::over_rounds(&measured)?;
+    let turns = turns::over_rounds(&turns)?;
     ensure!(
-        !benches.is_empty(),
+        !benches.is_empty() || !turns.is_empty(),
         "no bench has an id that contains {:?}",
         args.filter.as_deref().unwrap_or("")
     );
@@ -80,7 +81,7 @@ pub fn run(args: &Args) -> Result<()> {
         rounds,
         quick: args.quick,
         benches,
-        turns: turns::over_rounds(&turns)?,
+        turns,
     };
     let folder = root().join("benches/record").join(&record.machine.target);
     let last = record::last(&folder)?;
