@@ -97,10 +97,22 @@ fn scores_are_the_same_integers() {
         let (mut expected, mut got) = ([[7; SEGMENT]; TILE], [[7; SEGMENT]; TILE]);
         let mut levels = Levels::new();
         Backend::SCALAR.score_keys(layout, &rows, head, &queries, &mut levels, &mut expected);
-        backend.score_keys(layout, &rows, head, &queries, &mut levels, &mut got);
-        for (expected, got) in expected.iter().zip(&got) {
-            let n = rows.n;
-            assert_eq!(expected[..n], got[..n], "{} {layout:?} {head:?} n {n}", backend.name());
+        // Unpacked for these queries alone, for several tiles, and read by the second of them.
+        for shared in [Some(false), Some(true), None] {
+            if let Some(shared) = shared {
+                levels.forget(shared);
+            }
+            backend.score_keys(layout, &rows, head, &queries, &mut levels, &mut got);
+            for (expected, got) in expected.iter().zip(&mut got) {
+                let n = rows.n;
+                assert_eq!(
+                    expected[..n],
+                    got[..n],
+                    "{} {layout:?} {head:?} n {n} {shared:?}",
+                    backend.name()
+                );
+                got.fill(7);
+            }
         }
     });
 }
@@ -120,10 +132,21 @@ fn value_sums_are_the_same_integers() {
         let (mut expected, mut got) = ([[7; MAX_HEAD_DIM]; TILE], [[7; MAX_HEAD_DIM]; TILE]);
         let (weights, mut levels) = ((n, &weights), Levels::new());
         Backend::SCALAR.accumulate_values(layout, &rows, head, weights, &mut levels, &mut expected);
-        backend.accumulate_values(layout, &rows, head, weights, &mut levels, &mut got);
-        for (expected, got) in expected.iter().zip(&got) {
-            let d = head.head_dim;
-            assert_eq!(expected[..d], got[..d], "{} {layout:?} {head:?} n {}", backend.name(), rows.n);
+        for shared in [Some(false), Some(true), None] {
+            if let Some(shared) = shared {
+                levels.forget(shared);
+            }
+            backend.accumulate_values(layout, &rows, head, weights, &mut levels, &mut got);
+            for (expected, got) in expected.iter().zip(&mut got) {
+                let (d, n) = (head.head_dim, rows.n);
+                assert_eq!(
+                    expected[..d],
+                    got[..d],
+                    "{} {layout:?} {head:?} n {n} {shared:?}",
+                    backend.name()
+                );
+                got.fill(7);
+            }
         }
     });
 }
