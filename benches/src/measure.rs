@@ -174,14 +174,15 @@ fn round(
     times.iter().sum()
 }
 
-/// Adds a line per contender: id of the bench, name, median time in ns, and the median over the rounds of the last
-/// contender's time over its own.
+/// Adds a line per contender: id of the bench, name, median time in ns, the last contender's name, and the median over the
+/// rounds of that one's time over its own.
 fn note_turns(id: &str, contenders: &[Contender<'_>], rounds: &[Vec<f64>]) {
     let mut lines = String::new();
+    let against = contenders.last().map_or("", |last| last.name);
     for (i, contender) in contenders.iter().enumerate() {
         let time = median(rounds.iter().map(|times| times[i]));
         let speed = median(rounds.iter().map(|times| times[contenders.len() - 1] / times[i]));
-        lines += &format!("{id}\t{}\t{time:.0}\t{speed:.4}\n", contender.name);
+        lines += &format!("{id}\t{}\t{time:.0}\t{against}\t{speed:.4}\n", contender.name);
     }
     print!("{lines}");
     append(TURNS_FILE, &lines);

@@ -22,6 +22,7 @@ pub fn collect(home: &Path, work: &Path) -> Result<Vec<Bench>> {
     for folder in folders {
         let about = json(&folder.join("benchmark.json"))?;
         let id = about["full_id"].as_str().context("benchmark.json without full_id")?;
+        // The time of a whole round is no operation's: what belongs to whom stands in a file of its own.
         if id.contains("-turns/") {
             continue;
         }

@@ -18,8 +18,9 @@ pub struct Turn {
     pub name: String,
     /// Median time of a call, the median of the rounds.
     pub median_ns: f64,
-    /// How many times as fast as the bench's last contender in the same turns: the median of the rounds, the least and
-    /// the greatest.
+    /// Whose speed the next three are told against.
+    pub against: String,
+    /// How many times as fast in the same turns: the median of the rounds, the least and the greatest.
     pub speed: f64,
     pub speed_low: f64,
     pub speed_high: f64,
@@ -36,12 +37,15 @@ pub fn collect(path: &Path) -> Result<Vec<Turn>> {
 
 fn read(line: &str) -> Result<Turn> {
     let words: Vec<&str> = line.split('\t').collect();
-    let [id, name, time, speed] = words[..] else { anyhow::bail!("a line on turns is cut short: {line}") };
+    let [id, name, time, against, speed] = words[..] else {
+        anyhow::bail!("a line on turns is cut short: {line}")
+    };
     let speed = speed.parse()?;
     Ok(Turn {
         id: id.to_owned(),
         name: name.to_owned(),
         median_ns: time.parse()?,
+        against: against.to_owned(),
         speed,
         speed_low: speed,
         speed_high: speed,
@@ -67,6 +71,7 @@ pub fn over_rounds(rounds: &[Vec<Turn>]) -> Result<Vec<Turn>> {
             id: id.to_owned(),
             name: name.to_owned(),
             median_ns: times[times.len() / 2],
+            against: turns[0].against.clone(),
             speed: speeds[speeds.len() / 2],
             speed_low: speeds[0],
             speed_high: speeds[speeds.len() - 1],
@@ -79,10 +84,10 @@ pub fn over_rounds(rounds: &[Vec<Turn>]) -> Result<Vec<Turn>> {
 pub fn table(turns: &[Turn]) -> String {
     let width = turns.iter().map(|turn| turn.id.len() + turn.name.len() + 1).max().unwrap_or(0);
     let mut out = String::new();
-    for Turn { id, name, median_ns, speed, speed_low, speed_high } in turns {
+    for Turn { id, name, median_ns, against, speed, speed_low, speed_high } in turns {
         let _ = writeln!(
             out,
-            "{:width$} {median_ns:>12.0} ns {speed:6.2}x of the last contender's speed ({speed_low:.2} to {speed_high:.2})",
+            "{:width$} {median_ns:>12.0} ns, {speed:.2}x as fast as {against} ({speed_low:.2} to {speed_high:.2})",
             format!("{id}/{name}"),
         );
     }
@@ -95,10 +100,11 @@ mod tests {
 
     #[test]
     fn rounds_become_a_median_and_its_extremes() {
-        let round = |speed| vec![read(&format!("attend-turns/cold/512\ts4\t1000\t{speed}")).unwrap()];
+        let round =
+            |speed| vec![read(&format!("attend-turns/cold/512\ts4\t1000\tdense-f16\t{speed}")).unwrap()];
         let [turn] = &over_rounds(&[round(2.0), round(1.5), round(3.0)]).unwrap()[..] else { panic!("one") };
         assert_eq!((turn.speed, turn.speed_low, turn.speed_high), (2.0, 1.5, 3.0));
         assert!(over_rounds(&[round(2.0), Vec::new()]).is_err());
-        assert!(read("attend-turns/cold/512\ts4\t1000").is_err());
+        assert!(read("attend-turns/cold/512\ts4\t1000\t2.0").is_err());
     }
 }
