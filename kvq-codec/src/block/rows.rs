@@ -86,9 +86,16 @@ impl<'a> Rows<'a> {
     /// The neighbouring rows from token `first` on, which is 0 or where an earlier run ended.
     #[inline(always)]
     pub fn run(&self, first: usize) -> Run<'a> {
+        self.run_of(first, self.n_planes)
+    }
+
+    /// As [`run`](Self::run), with the first `n_planes` planes: for callers that know how many there are when they are
+    /// compiled.
+    #[inline(always)]
+    pub fn run_of(&self, first: usize, n_planes: usize) -> Run<'a> {
         let n = self.n.saturating_sub(first).min(self.run_len);
         let mut run = Run { planes: [&[]; MAX_PLANES], n };
-        for (rows, place) in run.planes.iter_mut().zip(&self.planes).take(self.n_planes) {
+        for (rows, place) in run.planes.iter_mut().zip(&self.planes).take(n_planes) {
             let at = self.unit(place, first).wrapping_add(place.row_offset(first));
             *rows = slice(self.units, at, place.bytes(n));
         }

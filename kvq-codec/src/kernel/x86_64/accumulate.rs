@@ -2,7 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_sixteen, load_u32, load_vector, load8_as_16, store_bytes, store_sums};
+use super::columns::{COLUMNS, TOKENS, are_strided, turn, unpack_by_value};
+use super::load::{load_sixteen, load_u32, load_u64, load_vector, load8_as_16, store_bytes, store_sums};
 use super::unpack::unpack_quads;
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::by_dim;
@@ -24,6 +25,102 @@ pub(super) fn accumulate_values(
         let levels = levels.get_or_unpack(n * head_dim / 32, |out| unpack_quads(layout, rows, head_dim, out));
         by_dim!(coarse, head_dim, n_queries, (levels, weights, sums));
     }
+}
+
+/// Rows that come as columns.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn accumulate_columns(
+    layout: Layout,
+    rows: &Rows<'_>,
+    head_dim: usize,
+    (n_queries, weights): (usize, &Weights),
+    levels: &mut Levels,
+    sums: &mut Sums,
+) {
+    let n = rows.n.next_multiple_of(TOKENS);
+    let unpack = |out: &mut [[u8; 32]]| unpack_by_value(layout, rows, head_dim, out);
+    let levels = levels.get_or_unpack(n * head_dim / 32, unpack);
+    by_dim!(columns, head_dim, n_queries, (levels, are_strided(layout), weights, sums));
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn columns<const V: usize, const N: usize>(
+    levels: &[[u8; 32]],
+    strided: bool,
+    weights: &Weights,
+    sums: &mut Sums,
+) {
+    // Four columns of three queries would need all registers for sums.
+    if N > 2 {
+        columns_by::<V, N, 2>(levels, strided, weights, sums);
+    } else {
+        columns_by::<V, N, 4>(levels, strided, weights, sums);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn columns_by<const V: usize, const N: usize, const TOGETHER: usize>(
+    levels: &[[u8; 32]],
+    strided: bool,
+    weights: &Weights,
+    sums: &mut Sums,
+) {
+    let one = _mm256_set1_epi16(1);
+    let mut fours = [[_mm256_setzero_si256(); N]; SEGMENT / TOKENS];
+    for (q, weights) in weights.iter().enumerate().take(N) {
+        let mut bytes = [0u8; SEGMENT];
+        narrow(weights, &mut bytes);
+        for (g, fours) in fours.iter_mut().enumerate() {
+            fours[q] = four_and_four(load_u64(&bytes, g));
+        }
+    }
+    let groups = levels.as_chunks::<COLUMNS>().0.as_chunks::<V>().0;
+    for m in 0..V {
+        // Lane `k` of register `i`: value `k` of column `i`, and of column `i + 4`.
+        let mut halves = [[_mm256_setzero_si256(); 4]; N];
+        for first in (0..COLUMNS).step_by(TOGETHER) {
+            let mut total = [[_mm256_setzero_si256(); TOGETHER]; N];
+            for (group, fours) in groups.iter().zip(&fours) {
+                for q in 0..N {
+                    for i in 0..TOGETHER {
+                        let products = _mm256_maddubs_epi16(fours[q], load_vector(&group[m][first + i]));
+                        total[q][i] = _mm256_add_epi32(total[q][i], _mm256_madd_epi16(products, one));
+                    }
+                }
+            }
+            for (halves, total) in halves.iter_mut().zip(total) {
+                for (half, [a, b]) in halves.iter_mut().skip(first / 2).zip(total.as_chunks().0) {
+                    let low = _mm256_permute2x128_si256(*a, *b, 0x20);
+                    *half = _mm256_add_epi32(low, _mm256_permute2x128_si256(*a, *b, 0x31));
+                }
+            }
+        }
+        for (halves, sums) in halves.into_iter().zip(sums.iter_mut()) {
+            let ordered = if strided {
+                turn(halves)
+            } else {
+                let [a, b, c, d] = halves;
+                [
+                    _mm256_permute2x128_si256(a, b, 0x20),
+                    _mm256_permute2x128_si256(c, d, 0x20),
+                    _mm256_permute2x128_si256(a, b, 0x31),
+                    _mm256_permute2x128_si256(c, d, 0x31),
+                ]
+            };
+            for (i, part) in ordered.into_iter().enumerate() {
+                store_sums(sums, 32 * m + 8 * i, part);
+            }
+        }
+    }
+}
+
+/// Eight weights: the first four in each lane of the lower half, the others in the upper one.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn four_and_four(weights: u64) -> __m256i {
+    let (low, high) = (weights as u32 as i32, (weights >> 32) as i32);
+    _mm256_set_m128i(_mm_set1_epi32(high), _mm_set1_epi32(low))
 }
 
 /// 8-bit rows, 15-bit weights, two tokens and 16 values at a time.

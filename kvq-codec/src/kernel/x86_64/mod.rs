@@ -4,11 +4,14 @@
 //! The two kernels that read packed bytes, the softmax between them (`fold`) and the searches for scalar (`nearest`)
 //! and trellis codes (`viterbi`) are written by hand:
 //!
-//! * **unpack** (`unpack`): the levels of 32 values come from a byte shuffle (the codebook is one register).
-//!   A segment's levels go to a few KiB of scratch, which the two kernels read from the nearest cache: with
-//!   levels in registers instead, sums had to leave them, which cost more.
+//! * **columns** (`columns`): eight rows of heads of 64, 128 and 256 are turned while they are packed, so that a register
+//!   has four values of each of eight tokens. A segment's levels go to a few KiB of scratch, which the two kernels read
+//!   from the nearest cache: with levels in registers instead, sums had to leave them, which cost more.
+//! * **unpack** (`unpack`): row by row where heads are 32 or 192 wide or fewer than eight rows lie together. The levels of
+//!   32 values come from a byte shuffle (the codebook is one register).
 //! * **score** (`score`): `|query| × (level with the query's sign)` is an unsigned-by-signed multiply whose pairwise sums cannot
-//!   saturate, since 127 · 127 · 2 < 2^15. Four rows are reduced together. 8-bit rows take 16-bit queries.
+//!   saturate, since 127 · 127 · 2 < 2^15. From columns, lanes are the scores of eight tokens; of rows, four are reduced
+//!   together. 8-bit rows take 16-bit queries.
 //! * **accumulate** (`accumulate`): four tokens' levels lie interleaved byte by byte, so that two
 //!   multiply-adds with the four 8-bit weights give one 32-bit lane per dimension. 8-bit rows take 15-bit
 //!   weights and pairs of tokens. Few values at a time, so that all sums stay in registers.
@@ -18,6 +21,7 @@
 
 mod accumulate;
 mod avx512;
+mod columns;
 mod fold;
 mod load;
 mod nearest;
@@ -119,10 +123,16 @@ impl Avx2 {
         levels: &mut Levels,
         scores: &mut Scores,
     ) {
+        let head_dim = head.head_dim;
         if !is_fast(head, rows, if layout == Layout::Q8 { 1 } else { 4 }) {
-            return scalar::score_keys(layout, rows, head, queries, scores);
+            scalar::score_keys(layout, rows, head, queries, scores);
+        } else if layout == Layout::Q8 || !columns::serves(head, rows) {
+            with_avx2!(self, score::score_keys(layout, rows, head_dim, queries, levels, scores));
+        } else if rows.n == 1 {
+            with_avx2!(self, score::score_one(layout, rows, head_dim, queries, levels, scores));
+        } else {
+            with_avx2!(self, score::score_columns(layout, rows, head_dim, queries, levels, scores));
         }
-        with_avx2!(self, score::score_keys(layout, rows, head.head_dim, queries, levels, scores));
     }
 
     pub fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
@@ -138,13 +148,15 @@ impl Avx2 {
         levels: &mut Levels,
         sums: &mut Sums,
     ) {
+        let head_dim = head.head_dim;
+        let weights = (n_queries, weights);
         if !is_fast(head, rows, if layout == Layout::Q8 { 2 } else { 4 }) {
-            return scalar::accumulate_values(layout, rows, head, (n_queries, weights), sums);
+            scalar::accumulate_values(layout, rows, head, weights, sums);
+        } else if layout == Layout::Q8 || !columns::serves(head, rows) {
+            with_avx2!(self, accumulate::accumulate_values(layout, rows, head_dim, weights, levels, sums));
+        } else {
+            with_avx2!(self, accumulate::accumulate_columns(layout, rows, head_dim, weights, levels, sums));
         }
-        with_avx2!(
-            self,
-            accumulate::accumulate_values(layout, rows, head.head_dim, (n_queries, weights), levels, sums)
-        );
     }
 
     pub fn add_scaled(self, out: &mut [f32], rescale: f32, sums: &[i32; MAX_HEAD_DIM], scale: f32) {

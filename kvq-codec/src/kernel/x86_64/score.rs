@@ -2,8 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_query, load_sixteen, load_vector, load8_as_16, store_four};
-use super::unpack::unpack_rows;
+use super::columns::{COLUMNS, TOKENS, are_strided, unpack_by_token};
+use super::load::{load_query, load_sixteen, load_vector, load8_as_16, store_four, store_sums};
+use super::unpack::{unpack_one, unpack_rows};
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::by_dim;
 use crate::kernel::{Levels, Queries, Scores};
@@ -23,6 +24,105 @@ pub(super) fn score_keys(
         let n = rows.n.next_multiple_of(4);
         let levels = levels.get_or_unpack(n * head_dim / 32, |out| unpack_rows(layout, rows, head_dim, out));
         by_dim!(coarse, head_dim, queries.n, (levels, queries, scores));
+    }
+}
+
+/// Rows that come as columns, two registers of eight tokens at a time.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn score_columns(
+    layout: Layout,
+    rows: &Rows<'_>,
+    head_dim: usize,
+    queries: &Queries,
+    levels: &mut Levels,
+    scores: &mut Scores,
+) {
+    let n = rows.n.next_multiple_of(2 * TOKENS);
+    let unpack = |out: &mut [[u8; 32]]| unpack_by_token(layout, rows, head_dim, out);
+    let levels = levels.get_or_unpack(n * head_dim / 32, unpack);
+    by_dim!(columns, head_dim, queries.n, (levels, are_strided(layout), queries, scores));
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn columns<const V: usize, const N: usize>(
+    levels: &[[u8; 32]],
+    strided: bool,
+    queries: &Queries,
+    scores: &mut Scores,
+) {
+    let one = _mm256_set1_epi16(1);
+    // Four codes in a word for each column.
+    let mut query = [[[0i32; COLUMNS]; V]; N];
+    let mut magnitude = query;
+    for ((query, magnitude), row) in query.iter_mut().zip(&mut magnitude).zip(&queries.rows) {
+        for (m, (query, magnitude)) in query.iter_mut().zip(magnitude).enumerate() {
+            let mut codes = load_query(row, m);
+            if strided {
+                codes = every_eighth_together(codes);
+            }
+            store_sums(query, 0, codes);
+            store_sums(magnitude, 0, _mm256_abs_epi8(codes));
+        }
+    }
+    let groups = levels.as_chunks::<COLUMNS>().0.as_chunks::<V>().0;
+    for (pair, [a, b]) in groups.as_chunks::<2>().0.iter().enumerate() {
+        let mut sums = [[_mm256_setzero_si256(); 2]; N];
+        for m in 0..V {
+            for c in 0..COLUMNS {
+                let levels = [load_vector(&a[m][c]), load_vector(&b[m][c])];
+                for (q, sums) in sums.iter_mut().enumerate() {
+                    let signed = _mm256_set1_epi32(query[q][m][c]);
+                    let magnitude = _mm256_set1_epi32(magnitude[q][m][c]);
+                    for (sum, level) in sums.iter_mut().zip(levels) {
+                        let products = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(level, signed));
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, one));
+                    }
+                }
+            }
+        }
+        for ([a, b], scores) in sums.into_iter().zip(scores.iter_mut()) {
+            store_sums(scores, 2 * TOKENS * pair, a);
+            store_sums(scores, 2 * TOKENS * pair + TOKENS, b);
+        }
+    }
+}
+
+/// Bytes `s`, `s + 8`, `s + 16` and `s + 24` as lane `s`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn every_eighth_together(codes: __m256i) -> __m256i {
+    let pairs = _mm256_setr_epi8(
+        0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15, //
+        0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15,
+    );
+    let codes = _mm256_shuffle_epi8(codes, pairs);
+    let (low, high) = (_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+    _mm256_set_m128i(_mm_unpackhi_epi16(low, high), _mm_unpacklo_epi16(low, high))
+}
+
+/// One row, as a span's center is.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn score_one(
+    layout: Layout,
+    rows: &Rows<'_>,
+    head_dim: usize,
+    queries: &Queries,
+    levels: &mut Levels,
+    scores: &mut Scores,
+) {
+    let levels = levels.get_or_unpack(head_dim / 32, |out| unpack_one(layout, rows, head_dim, out));
+    let one = _mm256_set1_epi16(1);
+    for (query, scores) in queries.rows.iter().zip(scores).take(queries.n) {
+        let mut sum = _mm256_setzero_si256();
+        for (v, level) in levels.iter().enumerate() {
+            let query = load_query(query, v);
+            let signed = _mm256_sign_epi8(load_vector(level), query);
+            let products = _mm256_maddubs_epi16(_mm256_abs_epi8(query), signed);
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, one));
+        }
+        let four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+        scores[0] = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0b01)));
     }
 }
 

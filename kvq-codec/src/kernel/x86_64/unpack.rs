@@ -23,6 +23,21 @@ pub(super) fn unpack_quads(layout: Layout, rows: &Rows<'_>, head_dim: usize, out
     by_layout!(write_quads, layout, head_dim, (rows, out));
 }
 
+/// Levels of the first row.
+#[target_feature(enable = "avx2")]
+pub(super) fn unpack_one(layout: Layout, rows: &Rows<'_>, head_dim: usize, out: &mut [[u8; 32]]) {
+    by_layout!(write_one, layout, head_dim, (rows, out));
+}
+
+#[target_feature(enable = "avx2")]
+fn write_one<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
+    let codebook = codebook::<LAYOUT>();
+    let row = rows.run(0);
+    for (v, out) in out.iter_mut().enumerate().take(V) {
+        store_vector(out, levels::<LAYOUT, D>(&row.planes, 0, v, codebook));
+    }
+}
+
 #[target_feature(enable = "avx2")]
 fn write_rows<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
     let codebook = codebook::<LAYOUT>();
@@ -57,35 +72,46 @@ fn write_quads<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>
     });
 }
 
-/// Calls `f` with the planes of each four rows, in order; rows past the last read as zeros.
-///
-/// The slices have lengths that are known when this is compiled, so that loads from them need no checks.
+/// As [`for_each_rows`], four at a time.
 #[inline(always)]
 pub(super) fn for_each_four<const LAYOUT: u8, const D: usize>(
     rows: &Rows<'_>,
+    f: impl FnMut(&[&[u8]; MAX_PLANES]),
+) {
+    for_each_rows::<LAYOUT, D, 4>(rows, f);
+}
+
+/// Rows that [`for_each_rows`] takes together at the most.
+const MAX_ROWS: usize = 8;
+
+/// Calls `f` with the planes of each `N` rows, in order; rows past the last read as zeros.
+///
+/// The slices have lengths that are known when this is compiled, so that loads from them need no checks.
+#[inline(always)]
+pub(super) fn for_each_rows<const LAYOUT: u8, const D: usize, const N: usize>(
+    rows: &Rows<'_>,
     mut f: impl FnMut(&[&[u8]; MAX_PLANES]),
 ) {
-    // Codes have at most 4 bits.
-    let mut padded = [0; 4 * MAX_HEAD_DIM / 2];
+    let lens = const { rows_bytes::<LAYOUT, D, N>() };
+    let n_planes = Layout::from_tag(LAYOUT).map_or(0, |layout| layout.planes().len());
     let mut first = 0;
     while first < rows.n {
-        let run = rows.run(first);
-        for four in 0..run.n.div_ceil(4) {
+        let run = rows.run_of(first, n_planes);
+        for i in 0..run.n.div_ceil(N) {
             let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
             let mut whole = true;
-            for (p, (plane, bytes)) in planes.iter_mut().zip(run.planes).enumerate() {
-                let len = const { four_rows_bytes::<LAYOUT, D>() }[p];
-                match bytes.get(four * len..four * len + len) {
+            for ((plane, bytes), len) in planes.iter_mut().zip(run.planes).zip(lens) {
+                match bytes.get(i * len..i * len + len) {
                     Some(rows) => *plane = rows,
                     None => whole = false,
                 }
             }
+            let padded;
             if !whole {
-                planes = pad(four, &run.planes, const { four_rows_bytes::<LAYOUT, D>() }, &mut padded);
+                padded = pad(i, &run.planes, lens);
                 // What the compiler knows of whole rows holds here as well.
-                for (p, plane) in planes.iter_mut().enumerate() {
-                    let len = const { four_rows_bytes::<LAYOUT, D>() }[p];
-                    let Some(rows) = plane.get(..len) else { return };
+                for ((plane, padded), len) in planes.iter_mut().zip(&padded).zip(lens) {
+                    let Some(rows) = padded.get(..len) else { return };
                     *plane = rows;
                 }
             }
@@ -95,35 +121,30 @@ pub(super) fn for_each_four<const LAYOUT: u8, const D: usize>(
     }
 }
 
-/// Four rows of which some do not exist, with zeros for those.
+/// The bytes of the most and widest rows: codes have at most 4 bits.
+const MAX_BYTES: usize = MAX_ROWS * MAX_HEAD_DIM / 2;
+
+/// The `i`-th rows, of which some do not exist, with zeros for those.
 #[cold]
-fn pad<'a>(
-    four: usize,
-    planes: &[&[u8]; MAX_PLANES],
-    lens: [usize; MAX_PLANES],
-    padded: &'a mut [u8],
-) -> [&'a [u8]; MAX_PLANES] {
-    padded.fill(0);
-    let mut rest = padded;
-    let mut out: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
-    for ((plane, bytes), len) in out.iter_mut().zip(planes).zip(lens) {
-        let Some((rows, tail)) = rest.split_at_mut_checked(len) else { break };
-        for (to, from) in rows.iter_mut().zip(bytes.iter().skip(four * len)) {
+#[inline(never)]
+fn pad(i: usize, planes: &[&[u8]; MAX_PLANES], lens: [usize; MAX_PLANES]) -> [[u8; MAX_BYTES]; MAX_PLANES] {
+    let mut out = [[0; MAX_BYTES]; MAX_PLANES];
+    for ((rows, plane), len) in out.iter_mut().zip(planes).zip(lens) {
+        for (to, from) in rows.iter_mut().take(len).zip(plane.iter().skip(i * len)) {
             *to = *from;
         }
-        (*plane, rest) = (rows, tail);
     }
     out
 }
 
-/// Bytes of four rows in each plane, 0 where a layout has fewer.
-const fn four_rows_bytes<const LAYOUT: u8, const D: usize>() -> [usize; MAX_PLANES] {
+/// Bytes of `N` rows in each plane, 0 where a layout has fewer.
+const fn rows_bytes<const LAYOUT: u8, const D: usize, const N: usize>() -> [usize; MAX_PLANES] {
     let mut bytes = [0; MAX_PLANES];
     if let Some(layout) = Layout::from_tag(LAYOUT) {
         let widths = layout.planes();
         let mut p = 0;
         while p < widths.len() {
-            bytes[p] = 4 * plane_row_bytes(widths[p], D);
+            bytes[p] = N * plane_row_bytes(widths[p], D);
             p += 1;
         }
     }
