@@ -8,7 +8,7 @@
 
 mod rows;
 
-pub(crate) use rows::{PlanePlace, Rows};
+pub(crate) use rows::{PlanePlace, Planes, Rows};
 
 use crate::error::{Error, figure};
 use crate::math::exp2_8;

@@ -33,6 +33,25 @@ impl PlanePlace {
     }
 }
 
+/// The planes of one block in one layout. What there is to compute is computed once, for attention goes over many
+/// stretches of tokens in the same layout.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Planes {
+    places: [PlanePlace; MAX_PLANES],
+    n: usize,
+    /// Tokens whose rows are neighbours in every plane.
+    run_len: usize,
+}
+
+impl Planes {
+    /// The first `n` of `places`.
+    #[inline]
+    pub fn new(places: [PlanePlace; MAX_PLANES], n: usize) -> Self {
+        let run_log2 = places.iter().take(n).map(|p| p.tokens_log2).min().unwrap_or(0);
+        Self { places, n, run_len: 1 << run_log2 }
+    }
+}
+
 /// The rows of `n` consecutive tokens of one block, in every plane of its layout.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
@@ -41,10 +60,7 @@ pub(crate) struct Rows<'a> {
     unit_bytes: usize,
     /// Ids of the units, four bytes each; where there are none, the rows are at the start of `units`.
     ids: &'a [u8],
-    planes: [PlanePlace; MAX_PLANES],
-    n_planes: usize,
-    /// Tokens whose rows are neighbours in every plane.
-    run_len: usize,
+    planes: Planes,
     /// Tokens.
     pub n: usize,
 }
@@ -52,15 +68,14 @@ pub(crate) struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// Rows in units; `planes` are those of the layout.
     #[inline]
-    pub fn in_units(
+    pub const fn in_units(
         units: &'a [u8],
         unit_bytes: usize,
         ids: &'a [u8],
-        (planes, n_planes): ([PlanePlace; MAX_PLANES], usize),
+        planes: Planes,
         n: usize,
     ) -> Self {
-        let run_log2 = planes.iter().take(n_planes).map(|p| p.tokens_log2).min().unwrap_or(0);
-        Self { units, unit_bytes, ids, planes, n_planes, run_len: 1 << run_log2, n }
+        Self { units, unit_bytes, ids, planes, n }
     }
 
     /// `n` rows of a layout of one plane, one behind the other.
@@ -73,29 +88,29 @@ impl<'a> Rows<'a> {
             first_unit: 0,
             tokens_log2: (usize::BITS - 1) as u8,
         };
-        let planes = [place; MAX_PLANES];
-        Self { units: rows, unit_bytes: 0, ids: &[], planes, n_planes: 1, run_len: n.max(1), n }
+        let planes = Planes { places: [place; MAX_PLANES], n: 1, run_len: n.max(1) };
+        Self { units: rows, unit_bytes: 0, ids: &[], planes, n }
     }
 
     /// Whether every run but the last has a multiple of `tokens` rows.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub const fn has_runs_of(&self, tokens: usize) -> bool {
-        self.run_len >= self.n || self.run_len.is_multiple_of(tokens)
+        self.planes.run_len >= self.n || self.planes.run_len.is_multiple_of(tokens)
     }
 
     /// The neighbouring rows from token `first` on, which is 0 or where an earlier run ended.
     #[inline(always)]
     pub fn run(&self, first: usize) -> Run<'a> {
-        self.run_of(first, self.n_planes)
+        self.run_of(first, self.planes.n)
     }
 
     /// As [`run`](Self::run), with the first `n_planes` planes: for callers that know how many there are when they are
     /// compiled.
     #[inline(always)]
     pub fn run_of(&self, first: usize, n_planes: usize) -> Run<'a> {
-        let n = self.n.saturating_sub(first).min(self.run_len);
+        let n = self.n.saturating_sub(first).min(self.planes.run_len);
         let mut run = Run { planes: [&[]; MAX_PLANES], n };
-        for (rows, place) in run.planes.iter_mut().zip(&self.planes).take(n_planes) {
+        for (rows, place) in run.planes.iter_mut().zip(&self.planes.places).take(n_planes) {
             let at = self.unit(place, first).wrapping_add(place.row_offset(first));
             *rows = slice(self.units, at, place.bytes(n));
         }
@@ -113,7 +128,7 @@ impl<'a> Rows<'a> {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub fn for_each_unit(&self, mut f: impl FnMut(&'a [u8])) {
-        for place in self.planes.iter().take(self.n_planes) {
+        for place in self.planes.places.iter().take(self.planes.n) {
             let mut first = 0;
             while first < self.n {
                 let n = (self.n - first).min(1 << place.tokens_log2);
@@ -126,6 +141,6 @@ impl<'a> Rows<'a> {
 
     /// The row of token `t` as a run of its own.
     pub fn row(&self, t: usize) -> Run<'a> {
-        Self { run_len: 1, n: t + 1, ..*self }.run(t)
+        Self { planes: Planes { run_len: 1, ..self.planes }, n: t + 1, ..*self }.run(t)
     }
 }

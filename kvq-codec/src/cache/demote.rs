@@ -9,7 +9,7 @@ use super::pack::{Source, UnitIds};
 use super::plan::MAX_SPAN;
 use super::side_plan::SidePlan;
 use super::storage::{self, NONE, Storage};
-use crate::block::{Layout, Rows, levels_into};
+use crate::block::{Layout, Planes, Rows, levels_into};
 use crate::bytes::{get_i16, slice};
 use crate::error::{Error, Side};
 use crate::policy::{N_TIERS, Tier};
@@ -127,8 +127,13 @@ impl<S: Storage> Cache<S> {
         ids: &'a [u8],
         n: usize,
     ) -> Rows<'a> {
+        self.rows_in(plan.planes(layout, block, self.plan.span_len), ids, n)
+    }
+
+    /// As [`rows`](Self::rows), in planes that are known.
+    #[inline]
+    pub(super) fn rows_in<'a>(&'a self, planes: Planes, ids: &'a [u8], n: usize) -> Rows<'a> {
         let units = storage::units(&self.plan, self.storage.bytes());
-        let planes = plan.planes(layout, block, self.plan.span_len);
         Rows::in_units(units, self.plan.unit_bytes, ids, planes, n)
     }
 

@@ -62,7 +62,7 @@ impl<S: Storage> Cache<S> {
             return Err(Error::KvHead { n_kv_heads, got: kv_head as u32 });
         }
         check_length("out", out.len(), state.n_held().saturating_mul(plan.head_dim))?;
-        let place = HeadPlace::new(plan, kv_head);
+        let place = HeadPlace::new(&self.plan, side, kv_head);
         let (block, n_values) = (place.block, place.row.block_values);
         let bytes = storage::layer(&self.plan, self.storage.bytes(), layer);
         let precise = |table: usize, t: usize| {
@@ -85,8 +85,8 @@ impl<S: Storage> Cache<S> {
         while at != NONE {
             let record = self.record(at);
             let head = SpanHead::read(record);
-            let layout = self.plan.layout(side, head.tier(side));
-            let rows = self.rows(plan, layout, block, Self::id_bytes(record, plan), head.count);
+            let (layout, planes) = place.tier(head.tier(side));
+            let rows = self.rows_in(planes, Self::id_bytes(record, plan), head.count);
             let base = get_i16(record, plan.bases + 2 * block);
             let center = (side == Side::Key && layout.is_centered()).then(|| self.center(record, &place));
             for (t, vector) in vectors.by_ref().take(head.count).enumerate() {

@@ -5,8 +5,10 @@ use super::layer::LayerState;
 use super::plan::Plan;
 use super::side_plan::SidePlan;
 use super::tile::Tile;
-use crate::block::{Layout, Rows};
+use crate::block::{Layout, Planes, Rows};
+use crate::error::Side;
 use crate::kernel::HeadRow;
+use crate::policy::N_TIERS;
 
 /// A stretch of tokens with one layout per side.
 pub(super) struct Segment<'a, A: Arithmetic> {
@@ -19,7 +21,7 @@ pub(super) struct Segment<'a, A: Arithmetic> {
     /// The center of the keys and its scale.
     pub center: Option<(Rows<'a>, A::Scale)>,
     /// The span and the head that come next, whose keys are to be fetched meanwhile.
-    pub next: Option<(u32, HeadPlace<'a>)>,
+    pub next: Option<(u32, &'a HeadPlace<'a>)>,
 }
 
 /// One side of a segment.
@@ -64,7 +66,10 @@ pub(super) struct Head<'a> {
 
 impl<'a> Head<'a> {
     pub fn new(plan: &'a Plan, kv_head: usize) -> Self {
-        Self { key: HeadPlace::new(&plan.key, kv_head), value: HeadPlace::new(&plan.value, kv_head) }
+        Self {
+            key: HeadPlace::new(plan, Side::Key, kv_head),
+            value: HeadPlace::new(plan, Side::Value, kv_head),
+        }
     }
 }
 
@@ -74,10 +79,13 @@ pub(super) struct HeadPlace<'a> {
     pub plan: &'a SidePlan,
     pub block: usize,
     pub row: HeadRow,
+    /// The layout of each tier, and its planes.
+    tiers: [(Layout, Planes); N_TIERS],
 }
 
 impl<'a> HeadPlace<'a> {
-    pub fn new(plan: &'a SidePlan, kv_head: usize) -> Self {
+    pub fn new(cache: &'a Plan, side: Side, kv_head: usize) -> Self {
+        let plan = cache.side(side);
         let block = kv_head.checked_div(plan.heads_per_block).unwrap_or(0);
         let within = kv_head.checked_rem(plan.heads_per_block).unwrap_or(0);
         let row = HeadRow {
@@ -85,6 +93,19 @@ impl<'a> HeadPlace<'a> {
             offset: within * plan.head_dim,
             head_dim: plan.head_dim,
         };
-        Self { plan, block, row }
+        let tier = |layout| (layout, plan.planes(layout, block, cache.span_len));
+        let mut tiers = [tier(cache.layout(side, 0)); N_TIERS];
+        let others = tiers.iter_mut().zip(cache.policy.tiers(side)).enumerate().skip(1);
+        for (i, (place, _)) in others.filter(|(_, (_, own))| own.is_some()) {
+            *place = tier(cache.layout(side, i));
+        }
+        Self { plan, block, row, tiers }
+    }
+
+    /// The layout of a tier and its planes; a tier that does not exist reads as the first.
+    #[inline]
+    pub fn tier(&self, tier: usize) -> (Layout, Planes) {
+        let [first, ..] = self.tiers;
+        self.tiers.get(tier).copied().unwrap_or(first)
     }
 }

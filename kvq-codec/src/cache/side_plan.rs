@@ -1,7 +1,7 @@
 //! What the plan says of one side: blocks, planes, units, and where its parts lie in states and records.
 
 use super::plan::max;
-use crate::block::{Layout, MAX_PLANES, PlanePlace};
+use crate::block::{Layout, MAX_PLANES, PlanePlace, Planes};
 use crate::pack::plane_row_bytes;
 use crate::policy::{MAX_TIERS, N_TIERS};
 
@@ -100,9 +100,9 @@ impl SidePlan {
         block * self.tokens_per_unit(width) * plane_row_bytes(width, self.heads_per_block * self.head_dim)
     }
 
-    /// Where the planes of `layout` lie, for `block`, and how many there are.
+    /// Where the planes of `layout` lie, for `block`.
     #[inline]
-    pub fn planes(&self, layout: Layout, block: usize, span_len: usize) -> ([PlanePlace; MAX_PLANES], usize) {
+    pub fn planes(&self, layout: Layout, block: usize, span_len: usize) -> Planes {
         let n_values = self.block_values(block);
         let mut planes = [PlanePlace::default(); MAX_PLANES];
         let mut first_unit = 0;
@@ -115,7 +115,7 @@ impl SidePlan {
             };
             first_unit += self.plane_units(width, span_len);
         }
-        (planes, layout.planes().len())
+        Planes::new(planes, layout.planes().len())
     }
 
     /// Units that a span takes in `layout`.

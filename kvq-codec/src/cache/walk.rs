@@ -10,7 +10,6 @@ use super::storage::{self, NONE, Storage};
 use super::tile::{Line, SegmentWork, Tile};
 use crate::block::{Layout, Rows};
 use crate::bytes::{get_i16, slice};
-use crate::error::Side;
 use crate::kernel::{Backend, SEGMENT, TILE};
 use crate::pack::plane_row_bytes;
 
@@ -41,8 +40,8 @@ impl<S: Storage> Cache<S> {
                 place.for_each_head(tiles, out, |i, head, tiles, out| {
                     let mut segment = self.span_segment(record, &span, head, work);
                     segment.next = match (heads.get(i + 1), heads.first()) {
-                        (Some(next), _) => Some((at, next.key)),
-                        (None, Some(first)) => Some((span.next, first.key)),
+                        (Some(next), _) => Some((at, &next.key)),
+                        (None, Some(first)) => Some((span.next, &first.key)),
                         (None, None) => None,
                     };
                     self.attend_segment(segment, work, tiles, out);
@@ -129,11 +128,12 @@ impl<S: Storage> Cache<S> {
         };
         scales(key, &mut work.key_scales);
         scales(value, &mut work.value_scales);
-        let part = |place: &HeadPlace<'_>, layout| {
+        let part = |place: &HeadPlace<'_>, tier| {
+            let (layout, planes) = place.tier(tier);
             let ids = Self::id_bytes(record, place.plan);
-            Part { row: place.row, layout, rows: self.rows(place.plan, layout, place.block, ids, span.count) }
+            Part { row: place.row, layout, rows: self.rows_in(planes, ids, span.count) }
         };
-        let key_part = part(key, self.plan.layout(Side::Key, span.key_tier));
+        let key_part = part(key, span.key_tier);
         let center = key_part.layout.is_centered().then(|| {
             let full = plane_row_bytes(4, key.plan.heads_per_block * key.plan.head_dim);
             let row_bytes = plane_row_bytes(4, key.row.block_values);
@@ -145,7 +145,7 @@ impl<S: Storage> Cache<S> {
             start: span.start,
             n: span.count,
             key: key_part,
-            value: part(value, self.plan.layout(Side::Value, span.value_tier)),
+            value: part(value, span.value_tier),
             center,
             next: None,
         }
@@ -158,9 +158,8 @@ impl<S: Storage> Cache<S> {
         }
         let bytes = self.record(span);
         let head = SpanHead::read(bytes);
-        let layout = self.plan.layout(Side::Key, head.key_tier);
-        let ids = Self::id_bytes(bytes, key.plan);
-        self.backend.prefetch(&self.rows(key.plan, layout, key.block, ids, head.count));
+        let (_, planes) = key.tier(head.key_tier);
+        self.backend.prefetch(&self.rows_in(planes, Self::id_bytes(bytes, key.plan), head.count));
     }
 
     /// Scores a segment, folds it into the running softmax of each row that sees it and adds its values.
@@ -197,7 +196,7 @@ impl<S: Storage> Cache<S> {
                 &mut work.scores,
             );
             if let Some((next, key)) = segment.next.take() {
-                self.prefetch_keys(next, &key);
+                self.prefetch_keys(next, key);
             }
             let steps = self.fold(&segment, work, tile);
             let Part { row, layout, rows: values } = &segment.value;

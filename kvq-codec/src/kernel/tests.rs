@@ -1,7 +1,7 @@
 //! Every backend against the portable code: equal integers, equal codes, floats within a bound.
 
 use super::*;
-use crate::block::{MAX_PLANES, PlanePlace};
+use crate::block::{MAX_PLANES, PlanePlace, Planes};
 use crate::pack::plane_row_bytes;
 use std::vec::Vec;
 
@@ -55,7 +55,7 @@ fn random_units(
     head: HeadRow,
     tokens_log2: u32,
     random: &mut Random,
-) -> (Vec<u8>, Vec<u8>, ([PlanePlace; MAX_PLANES], usize)) {
+) -> (Vec<u8>, Vec<u8>, Planes) {
     let units_of_plane = 64 >> tokens_log2;
     let mut planes = [PlanePlace::default(); MAX_PLANES];
     for (p, (&width, place)) in layout.planes().iter().zip(&mut planes).enumerate() {
@@ -74,7 +74,7 @@ fn random_units(
     let code = |random: &mut Random| ((random.next() % 255) as u8).max(1) ^ 0x80;
     let units = (0..n_units as usize * unit_bytes).map(|_| code(random)).collect();
     let ids = (0..n_units).rev().flat_map(u32::to_le_bytes).collect();
-    (units, ids, (planes, n_planes))
+    (units, ids, Planes::new(planes, n_planes))
 }
 
 #[test]
