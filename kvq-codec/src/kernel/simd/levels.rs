@@ -10,6 +10,7 @@ const MAX_VECTORS: usize = SEGMENT * MAX_HEAD_DIM / 32;
 
 /// The levels of one side of a segment. Only the vectors that a segment has are ever written: heads are
 /// mostly far narrower than the widest.
+// So that no vector straddles two cache lines.
 #[repr(align(64))]
 pub(crate) struct Levels {
     vectors: [MaybeUninit<[u8; 32]>; MAX_VECTORS],

@@ -154,8 +154,8 @@ fn planes_of_bits<const LAYOUT: u8, const D: usize>(
         labels[m] = Labels::new(bits[m], bits[(m + D / 32 - 1) % (D / 32)]);
     }
     // As a loop it is too long for the compiler to write out, and every shift by a constant would become two operations.
-    macro_rules! column {
-        ($s:literal) => {
+    macro_rules! columns {
+        ($($s:literal)*) => {$(
             for m in 0..D / 32 {
                 let index = if is(Layout::S2) {
                     quarters.codes::<D>(m, $s)
@@ -173,16 +173,9 @@ fn planes_of_bits<const LAYOUT: u8, const D: usize>(
                 }
                 put(COLUMNS * m + $s, levels);
             }
-        };
+        )*};
     }
-    column!(0);
-    column!(1);
-    column!(2);
-    column!(3);
-    column!(4);
-    column!(5);
-    column!(6);
-    column!(7);
+    columns!(0 1 2 3 4 5 6 7);
 }
 
 /// Both bits of the labels of 32 values, those of neighbours side by side: parities of trellis bits, which wrap around
@@ -263,13 +256,13 @@ impl Quarters {
     fn new<const D: usize>(rows: &[u8]) -> Self {
         let mut all = Self::NONE;
         if D == 64 {
-            let [a, b, c, d] = turn(eights_to_pairs(sixteenths::<D, 2>(rows, 0)));
+            let [a, b, c, d] = turn(pairs_of::<D>(rows, 0));
             all.0[0] = [a, a, b, b, c, c, d, d];
             return all;
         }
         for half in 0..D / 128 {
-            let low = eights_to_pairs(sixteenths::<D, 2>(rows, 2 * half));
-            let high = eights_to_pairs(sixteenths::<D, 2>(rows, 2 * half + 1));
+            let low = pairs_of::<D>(rows, 2 * half);
+            let high = pairs_of::<D>(rows, 2 * half + 1);
             let mut fours = [[_mm256_setzero_si256(); 4]; 2];
             for t in 0..4 {
                 fours[0][t] = _mm256_unpacklo_epi16(low[t], high[t]);
@@ -294,18 +287,38 @@ impl Quarters {
     }
 }
 
+/// [`sixteenths`] of a plane of two bits, with bytes `s` and `s + 8` side by side.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs_of<const D: usize>(rows: &[u8], part: usize) -> [__m256i; 4] {
+    let mut parts = sixteenths::<D, 2>(rows, part);
+    for row in &mut parts {
+        *row = eights_to_pairs(*row);
+    }
+    parts
+}
+
 /// Byte `s` and byte `s + 8` of each half side by side.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn eights_to_pairs(mut rows: [__m256i; 4]) -> [__m256i; 4] {
+fn eights_to_pairs(row: __m256i) -> __m256i {
     let order = _mm256_setr_epi8(
         0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15, //
         0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15,
     );
-    for row in &mut rows {
-        *row = _mm256_shuffle_epi8(*row, order);
+    _mm256_shuffle_epi8(row, order)
+}
+
+/// Four bytes of 32 for each column, in the order of a layout's columns.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn query_columns(codes: __m256i, strided: bool) -> __m256i {
+    if !strided {
+        return codes;
     }
-    rows
+    let pairs = eights_to_pairs(codes);
+    let (low, high) = (_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    _mm256_set_m128i(_mm_unpackhi_epi16(low, high), _mm_unpacklo_epi16(low, high))
 }
 
 /// The lower two bytes of each lane twice, or the upper two for an odd `s`; the second time shifted by two bits, as the

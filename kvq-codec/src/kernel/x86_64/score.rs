@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::columns::{COLUMNS, TOKENS, are_strided, unpack_by_token};
+use super::columns::{COLUMNS, TOKENS, are_strided, query_columns, unpack_by_token};
 use super::load::{load_query, load_sixteen, load_vector, load8_as_16, store_four, store_sums};
 use super::unpack::{unpack_one, unpack_rows};
 use crate::block::{Layout, Rows};
@@ -56,10 +56,7 @@ fn columns<const V: usize, const N: usize>(
     let mut magnitude = query;
     for ((query, magnitude), row) in query.iter_mut().zip(&mut magnitude).zip(&queries.rows) {
         for (m, (query, magnitude)) in query.iter_mut().zip(magnitude).enumerate() {
-            let mut codes = load_query(row, m);
-            if strided {
-                codes = every_eighth_together(codes);
-            }
+            let codes = query_columns(load_query(row, m), strided);
             store_sums(query, 0, codes);
             store_sums(magnitude, 0, _mm256_abs_epi8(codes));
         }
@@ -85,19 +82,6 @@ fn columns<const V: usize, const N: usize>(
             store_sums(scores, 2 * TOKENS * pair + TOKENS, b);
         }
     }
-}
-
-/// Bytes `s`, `s + 8`, `s + 16` and `s + 24` as lane `s`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn every_eighth_together(codes: __m256i) -> __m256i {
-    let pairs = _mm256_setr_epi8(
-        0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15, //
-        0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15,
-    );
-    let codes = _mm256_shuffle_epi8(codes, pairs);
-    let (low, high) = (_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
-    _mm256_set_m128i(_mm_unpackhi_epi16(low, high), _mm_unpacklo_epi16(low, high))
 }
 
 /// One row, as a span's center is.

@@ -42,7 +42,7 @@ fn write_one<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, 
 fn write_rows<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
     let codebook = codebook::<LAYOUT>();
     let mut out = out.as_chunks_mut::<V>().0.as_chunks_mut::<4>().0.iter_mut();
-    for_each_four::<LAYOUT, D>(rows, |planes| {
+    for_each_rows::<LAYOUT, D, 4>(rows, |planes| {
         let Some(out) = out.next() else { return };
         let rows = four_rows::<LAYOUT, D, V>(planes, codebook);
         for (out, row) in out.iter_mut().zip(&rows) {
@@ -57,7 +57,7 @@ fn write_rows<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>,
 fn write_quads<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
     let codebook = codebook::<LAYOUT>();
     let mut out = out.as_chunks_mut::<4>().0.as_chunks_mut::<V>().0.iter_mut();
-    for_each_four::<LAYOUT, D>(rows, |planes| {
+    for_each_rows::<LAYOUT, D, 4>(rows, |planes| {
         let Some(group) = out.next() else { return };
         let rows = four_rows::<LAYOUT, D, V>(planes, codebook);
         for (v, quads) in group.iter_mut().enumerate() {
@@ -70,15 +70,6 @@ fn write_quads<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>
             store_vector(&mut quads[3], _mm256_unpackhi_epi16(b, d));
         }
     });
-}
-
-/// As [`for_each_rows`], four at a time.
-#[inline(always)]
-pub(super) fn for_each_four<const LAYOUT: u8, const D: usize>(
-    rows: &Rows<'_>,
-    f: impl FnMut(&[&[u8]; MAX_PLANES]),
-) {
-    for_each_rows::<LAYOUT, D, 4>(rows, f);
 }
 
 /// Rows that [`for_each_rows`] takes together at the most.

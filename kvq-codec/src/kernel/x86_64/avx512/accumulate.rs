@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::super::accumulate::weight_pair;
 use super::super::load::{load_u32, load32, store_bytes};
-use super::super::unpack::for_each_four;
+use super::super::unpack::for_each_rows;
 use super::by_layout;
 use super::load::{load_64, load_numbers, store_64, store_ints};
 use super::turn::turn_quarters;
@@ -49,7 +49,7 @@ fn sum_by<const LAYOUT: u8, const D: usize, const N: usize>(
     for c in 0..D / 64 {
         let mut total = [[_mm512_setzero_si512(); 4]; N];
         let mut four = 0;
-        for_each_four::<LAYOUT, D>(rows, |planes| {
+        for_each_rows::<LAYOUT, D, 4>(rows, |planes| {
             weights.multiply(&mut total, four, quads::<LAYOUT, D>(planes, c, codebook));
             four += 1;
         });
@@ -83,7 +83,7 @@ fn write_quads<const LAYOUT: u8, const D: usize>(rows: &Rows<'_>, out: &mut [[u8
     let codebook = codebook::<LAYOUT, 0>();
     let mut out = out.as_chunks_mut::<2>().0.as_chunks_mut::<4>().0.iter_mut();
     for c in 0..D / 64 {
-        for_each_four::<LAYOUT, D>(rows, |planes| {
+        for_each_rows::<LAYOUT, D, 4>(rows, |planes| {
             let Some(out) = out.next() else { return };
             let quads = quads::<LAYOUT, D>(planes, c, codebook);
             out.iter_mut().zip(quads).for_each(|(to, quad)| store_64(to, quad));

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::super::load::{load32, store_four};
-use super::super::unpack::for_each_four;
+use super::super::unpack::for_each_rows;
 use super::by_layout;
 use super::load::{load_64, load_ints, load_numbers, load_query, store_64, store_ints};
 use super::turn::{turn, turn_halves};
@@ -120,7 +120,7 @@ fn for_each_column<const LAYOUT: u8, const D: usize>(
     let codebook = codebook::<LAYOUT, BIAS>();
     let mut block = [_mm512_setzero_si512(); 16];
     let mut four = 0;
-    for_each_four::<LAYOUT, D>(rows, |planes| {
+    for_each_rows::<LAYOUT, D, 4>(rows, |planes| {
         for (r, row) in block.iter_mut().skip(4 * (four % 4)).take(4).enumerate() {
             *row = levels::<LAYOUT, D>(planes, (r, c), codebook);
         }
