@@ -196,9 +196,12 @@ impl<S: Storage> Cache<S> {
                 break;
             };
             let mut heads = [Head::new(&self.plan, head); DECODE_TILES];
-            for (i, place) in heads.iter_mut().enumerate().take(n).skip(1) {
-                *place = Head::new(&self.plan, head + i);
-            }
+            heads
+                .iter_mut()
+                .enumerate()
+                .take(n)
+                .skip(1)
+                .for_each(|(i, place)| *place = Head::new(&self.plan, head + i));
             let place = Place { layer, state, window_len, heads: heads.get(..n).unwrap_or(&[]) };
             if n_rows <= TILE {
                 let tiles = work.tiles.get_mut(..n).unwrap_or(&mut []);
