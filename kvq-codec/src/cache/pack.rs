@@ -11,7 +11,7 @@ use super::storage::{self, NONE, Storage};
 use crate::block::Layout;
 use crate::bytes::{get_i16, get_u8, get_u32, put_i16, put_u8, put_u32, shift_down, slice, slice_mut};
 use crate::error::{Error, Side};
-use crate::pack::{plane_row_bytes, put_plane};
+use crate::pack::plane_row_bytes;
 use crate::policy::{N_TIERS, WhenFull};
 use crate::quantize::precise::ZERO;
 use crate::quantize::row::MAX_ROW;
@@ -187,26 +187,25 @@ impl<S: Storage> Cache<S> {
             }
             return;
         }
-        let mut row = [0u8; MAX_ROW];
         let mut codes = [0u8; MAX_ROW];
-        let row = row.get_mut(..n_values).unwrap_or(&mut []);
         let codes = codes.get_mut(..n_values).unwrap_or(&mut []);
         let center = (side == Side::Key).then(|| {
             let mut center = Center::new(base);
             for (t, &e) in source.exponents.iter().enumerate().take(span_len) {
-                self.read_precise(&plan, block, source.ids, t, row);
-                center.add(self.backend, row, e);
+                center.add(self.backend, self.precise_row(&plan, block, source.ids, t), e);
             }
             let exponent = center.encode(self.backend, span_len.trailing_zeros(), codes);
+            let backend = self.backend;
             let bytes = self.record_mut(record);
             put_i16(bytes, plan.center_exponents + 2 * block, exponent);
             let row_bytes = plane_row_bytes(4, n_values);
             let full = plane_row_bytes(4, plan.heads_per_block * plan.head_dim);
-            put_plane(4, 0, codes, slice_mut(bytes, plan.center_rows + block * full, row_bytes));
+            let center_row = slice_mut(bytes, plan.center_rows + block * full, row_bytes);
+            backend.put_plane(4, 0, codes, center_row);
             center
         });
         for (t, &e) in source.exponents.iter().enumerate().take(span_len) {
-            self.read_precise(&plan, block, source.ids, t, row);
+            let row = self.precise_row(&plan, block, source.ids, t);
             let exponent = match &center {
                 Some(center) => center.encode_residual(self.backend, layout, (row, e), codes),
                 None => encode_plain(self.backend, layout, (row, e), codes),
@@ -217,17 +216,14 @@ impl<S: Storage> Cache<S> {
         }
     }
 
-    /// Copies the 8-bit row of token `t` in `block`.
-    #[inline(never)]
-    fn read_precise(&self, plan: &SidePlan, block: usize, ids: &UnitIds, t: usize, row: &mut [u8]) {
+    /// The 8-bit row of token `t` in `block`.
+    #[inline]
+    fn precise_row(&self, plan: &SidePlan, block: usize, ids: &UnitIds, t: usize) -> &[u8] {
         let (unit, place) = plan.split_token(8, t);
         let id = ids.get(unit).copied().unwrap_or(NONE);
-        let unit = storage::unit(&self.plan, self.storage.bytes(), id);
-        let offset = plan.block_offset(8, block) + place * row.len();
-        let source = slice(unit, offset, row.len());
-        for (to, from) in row.iter_mut().zip(source) {
-            *to = *from;
-        }
+        let n_values = plan.block_values(block);
+        let offset = plan.block_offset(8, block) + place * n_values;
+        slice(storage::unit(&self.plan, self.storage.bytes(), id), offset, n_values)
     }
 
     /// Writes the codes of token `t` in `block` into the planes of `layout`.
@@ -241,6 +237,7 @@ impl<S: Storage> Cache<S> {
         codes: &[u8],
         ids: &UnitIds,
     ) {
+        let backend = self.backend;
         let mut first_unit = 0;
         let mut shift = 0;
         for &width in layout.planes() {
@@ -249,7 +246,7 @@ impl<S: Storage> Cache<S> {
             let row_bytes = plane_row_bytes(width, codes.len());
             let offset = plan.block_offset(width, block) + place * row_bytes;
             let unit = storage::unit_mut(&self.plan, self.storage.bytes_mut(), id);
-            put_plane(width, shift, codes, slice_mut(unit, offset, row_bytes));
+            backend.put_plane(width, shift, codes, slice_mut(unit, offset, row_bytes));
             first_unit += plan.plane_units(width, self.plan.span_len);
             shift += u32::from(width);
         }

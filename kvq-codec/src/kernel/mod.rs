@@ -25,6 +25,7 @@ pub(crate) use levels::Levels;
 pub(crate) use query::{Queries, WIDE_QUERY_UNIT};
 
 use crate::block::{Layout, Rows};
+use crate::pack;
 use crate::quantize::span::FixedScale;
 use crate::rotate::Rotation;
 use crate::shape::MAX_HEAD_DIM;
@@ -214,15 +215,31 @@ impl Backend {
         dispatch!(self, encode_precise(x, codes))
     }
 
+    /// Writes a plane's row from the bits `shift..shift + width` of `codes`: see `crate::pack`.
+    #[inline]
+    pub(crate) fn put_plane(self, width: u8, shift: u32, codes: &[u8], row: &mut [u8]) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(avx2) => avx2.put_plane(width, shift, codes, row),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(avx512) => avx512.put_plane(width, shift, codes, row),
+            _ => pack::put_plane(width, shift, codes, row),
+        }
+    }
+
     /// Adds a row of 8-bit codes in fixed point to a sum, where the backend has a kernel for that; `false` where not.
     #[inline]
     pub(crate) fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        if let Kind::Avx512(avx512) = self.0 {
-            return avx512.add_fixed(codes, scale, sum);
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(avx2) => avx2.add_fixed(codes, scale, sum),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(avx512) => avx512.add_fixed(codes, scale, sum),
+            _ => {
+                let _ = (codes, scale, sum);
+                false
+            }
         }
-        let _ = (codes, scale, sum);
-        false
     }
 
     /// What a row of 8-bit codes leaves beyond a center, normalised, and the shift, where the backend has a kernel for
@@ -235,12 +252,16 @@ impl Backend {
         center: &[i32],
         row: &mut [i16],
     ) -> Option<i32> {
-        #[cfg(target_arch = "x86_64")]
-        if let Kind::Avx512(avx512) = self.0 {
-            return avx512.residual_into(codes, scale, center, row);
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(avx2) => avx2.residual_into(codes, scale, center, row),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(avx512) => avx512.residual_into(codes, scale, center, row),
+            _ => {
+                let _ = (codes, scale, center, row);
+                None
+            }
         }
-        let _ = (codes, scale, center, row);
-        None
     }
 
     /// Rotates a head vector.

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::block::{MAX_PLANES, PlanePlace, Planes};
+use crate::math::mantissa;
 use crate::pack::plane_row_bytes;
-use std::vec::Vec;
+use crate::quantize::span::normalise;
+use std::{vec, vec::Vec};
 
 struct Random(u64);
 
@@ -186,6 +188,55 @@ fn rows_are_encoded_and_rotated_to_the_same_bits() {
                 Backend::SCALAR.unrotate(Rotation::new(n), &mut x);
                 backend.unrotate(Rotation::new(n), &mut y);
                 assert_eq!(x, y);
+            }
+        }
+    }
+}
+
+#[test]
+fn planes_are_the_same_bytes() {
+    let mut random = Random(3);
+    for backend in others() {
+        for &n in few(&[4usize, 32, 60, 64, 96, 128, 192, 256], &[64]) {
+            let codes: Vec<u8> = (0..n).map(|_| random.next() as u8).collect();
+            for (width, shift) in [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (4, 0), (8, 0)] {
+                let (mut expected, mut got) =
+                    (vec![1; plane_row_bytes(width, n)], vec![2; plane_row_bytes(width, n)]);
+                Backend::SCALAR.put_plane(width, shift, &codes, &mut expected);
+                backend.put_plane(width, shift, &codes, &mut got);
+                assert_eq!(expected, got, "{} {n} {width} {shift}", backend.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_against_a_center_are_the_same_integers() {
+    let mut random = Random(17);
+    for backend in others() {
+        for &n in few(&[16usize, 48, 64, 128, 256], &[16]) {
+            for up in [0, 5, 11, 19] {
+                let scale = FixedScale { up, mantissa: mantissa(random.next() as i32) };
+                let codes: Vec<u8> = (0..n).map(|_| ((random.next() % 255) as i8).max(-127) as u8).collect();
+                let center: Vec<i32> = (0..n).map(|_| (random.next() as i32) >> 8).collect();
+                let fixed = |i: usize| {
+                    let product = i64::from(i32::from(codes[i] as i8) << up) * i64::from(scale.mantissa);
+                    ((product + (1 << 31)) >> 32) as i32
+                };
+                let mut sum = center.clone();
+                if backend.add_fixed(&codes, scale, &mut sum) {
+                    assert!((0..n).all(|i| sum[i] == center[i] + fixed(i)), "{} {n}", backend.name());
+                }
+                // Centers that are far larger and far smaller than the rows: shifts both ways.
+                for down in [0, 12, 23] {
+                    let center: Vec<i32> = center.iter().map(|c| c >> down).collect();
+                    let residual: Vec<i32> = (0..n).map(|i| fixed(i) - center[i]).collect();
+                    let (mut expected, mut got) = (vec![1; n], vec![2; n]);
+                    let shift = normalise(&residual, &mut expected);
+                    if let Some(got_shift) = backend.residual_into(&codes, scale, &center, &mut got) {
+                        assert_eq!((shift, &expected), (got_shift, &got), "{} {n} {up}", backend.name());
+                    }
+                }
             }
         }
     }

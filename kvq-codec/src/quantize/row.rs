@@ -7,7 +7,7 @@
 
 use super::codebook;
 use crate::block::Layout;
-use crate::math::{log2_q8, scale_q};
+use crate::math::{log2_q8, mantissa};
 use crate::shape::MAX_HEAD_DIM;
 
 /// The most values in a row: one head of [`MAX_HEAD_DIM`], or several narrow heads.
@@ -15,6 +15,9 @@ pub(crate) const MAX_ROW: usize = MAX_HEAD_DIM;
 
 /// Candidate scales on either side of the first guess.
 const SEARCH: i32 = 2;
+
+/// Candidate scales.
+pub(crate) const CANDIDATES: usize = 2 * SEARCH as usize + 1;
 
 /// The scale below which the fixed-point quotient would overflow: 16 units.
 pub(crate) const MIN_SCALE: i32 = 33;
@@ -71,10 +74,10 @@ fn encode<const N: usize>(codewords: &[i8], code_bits: usize, row: &[i16], codes
     search(code_bits, &OneByOne(|y| nearest(&thresholds, codewords, y)), row, codes)
 }
 
-/// What the search of the scale asks of a row at one scale.
+/// What the search of the scale asks of a row.
 pub(crate) trait Nearest {
-    /// The squared error of the row, in squared sixteenths of a codeword unit.
-    fn error(&self, row: &[i16], inverse: i16) -> u64;
+    /// The squared errors of the row at each scale, in squared sixteenths of a codeword unit.
+    fn errors(&self, row: &[i16], inverses: &[i16; CANDIDATES]) -> [u64; CANDIDATES];
 
     /// The nearest codes.
     fn encode(&self, row: &[i16], inverse: i16, codes: &mut [u8]);
@@ -85,15 +88,17 @@ pub(crate) struct OneByOne<F>(F);
 
 impl<F: Fn(i16) -> (u8, i16)> Nearest for OneByOne<F> {
     #[inline(always)]
-    fn error(&self, row: &[i16], inverse: i16) -> u64 {
-        let mut error = 0u64;
-        for &r in row {
-            let y = quotient(r, inverse);
-            let (_, level) = self.0(y);
-            let e = i32::from(y) - 16 * i32::from(level);
-            error += u64::from((e * e) as u32);
+    fn errors(&self, row: &[i16], inverses: &[i16; CANDIDATES]) -> [u64; CANDIDATES] {
+        let mut errors = [0u64; CANDIDATES];
+        for (error, &inverse) in errors.iter_mut().zip(inverses) {
+            for &r in row {
+                let y = quotient(r, inverse);
+                let (_, level) = self.0(y);
+                let e = i32::from(y) - 16 * i32::from(level);
+                *error += u64::from((e * e) as u32);
+            }
         }
-        error
+        errors
     }
 
     #[inline(always)]
@@ -117,28 +122,40 @@ pub(crate) fn search(code_bits: usize, nearest: &impl Nearest, row: &[i16], code
     let guess = (8 * log_sigma + 128) >> 8;
     let first = (guess - SEARCH).max(MIN_SCALE);
 
-    let mut best = (u64::MAX, first);
-    for k in 0..=2 * SEARCH {
-        let f = first + k;
-        let weighted = nearest.error(row, inverse_scale(f)) * squared_scale_q12(k - SEARCH);
+    let mut inverses = [0; CANDIDATES];
+    for (inverse, f) in inverses.iter_mut().zip(first..) {
+        *inverse = inverse_scale(f);
+    }
+    let mut best = (u64::MAX, first, 0);
+    for ((error, f), &inverse) in nearest.errors(row, &inverses).into_iter().zip(first..).zip(&inverses) {
+        let weighted = error * squared_scale_q12(f - first - SEARCH);
         if weighted < best.0 {
-            best = (weighted, f);
+            best = (weighted, f, inverse);
         }
     }
-    nearest.encode(row, inverse_scale(best.1), codes);
+    nearest.encode(row, best.2, codes);
     Some(best.1)
 }
 
-/// `16 / 2^(f/8)` in units of 2^-15; fits `i16` from [`MIN_SCALE`] on.
-#[inline(always)]
+/// `16 / 2^(f/8)` in units of 2^-15, rounded; fits `i16` from [`MIN_SCALE`] on.
+#[cfg_attr(kvq_small, inline(never))]
+#[cfg_attr(not(kvq_small), inline(always))]
 pub(crate) fn inverse_scale(f: i32) -> i16 {
-    scale_q(1, 8 * 19 - f) as i16
+    let e = 8 * 19 - f;
+    let shift = (30 - (e >> 3)) as u32;
+    mantissa(e).wrapping_add(1u32.wrapping_shl(shift - 1)).checked_shr(shift).unwrap_or(0) as i16
 }
 
 /// The row's value in sixteenths of a codeword unit.
 #[inline(always)]
 pub(crate) fn quotient(r: i16, inverse: i16) -> i16 {
-    ((i32::from(r) * i32::from(inverse) + (1 << 14)) >> 15) as i16
+    scale_down(r.into(), inverse) as i16
+}
+
+/// `r · inverse / 2^15`, rounded; in two steps, which compilers know as one instruction for vectors of 16 bits.
+#[inline(always)]
+pub(crate) fn scale_down(r: i32, inverse: i16) -> i32 {
+    (((r * i32::from(inverse)) >> 14) + 1) >> 1
 }
 
 /// The code and codeword nearest to `y`; a tie goes to the lower one.
@@ -202,6 +219,13 @@ impl Bins {
 mod tests {
     use super::*;
     use std::vec::Vec;
+
+    #[test]
+    fn inverse_scales_are_those_of_any_product() {
+        for f in MIN_SCALE..1000 {
+            assert_eq!(i32::from(inverse_scale(f)), crate::math::scale_q(1, 8 * 19 - f), "{f}");
+        }
+    }
 
     #[test]
     fn a_table_gives_the_code_that_counting_gives_for_every_value() {

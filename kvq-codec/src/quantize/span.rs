@@ -191,7 +191,7 @@ pub(crate) const fn normal_shift(peak: u32) -> i32 {
 
 /// Shifts `values` so that the largest magnitude is in 2^14..2^15; returns the shift: value ≈ row << shift.
 #[inline(never)]
-fn normalise(values: &[i32], row: &mut [i16]) -> i32 {
+pub(crate) fn normalise(values: &[i32], row: &mut [i16]) -> i32 {
     let peak = values.iter().fold(0u32, |m, v| m | v.unsigned_abs());
     let shift = normal_shift(peak);
     for (r, &v) in row.iter_mut().zip(values) {

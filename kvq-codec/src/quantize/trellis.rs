@@ -11,7 +11,7 @@
 //! finds the state in which the row is best entered; the second pass begins and ends there.
 
 use super::codebook;
-use super::row::{MIN_SCALE, inverse_scale, quotient, row_energy, squared_scale_q12};
+use super::row::{MIN_SCALE, inverse_scale, quotient, row_energy, scale_down, squared_scale_q12};
 use crate::block::Layout;
 use crate::math::log2_q8;
 use crate::shape::MAX_HEAD_DIM;
@@ -40,20 +40,29 @@ const fn labels() -> [u8; 16] {
     out
 }
 
+/// The label and, at bit 4, the trellis bit of a step: what [`trace`] writes where levels are looked for afterwards.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const WITHOUT_UPPER: [u8; 16] = {
+    let mut out = LABELS;
+    let mut r = 0;
+    while r < 16 {
+        out[r] |= (r as u8 & 1) << 4;
+        r += 1;
+    }
+    out
+};
+
 /// The search for the cheapest codes of a row at two scales; the part that backends replace.
 ///
-/// `rows` are the row at either scale, in sixteenths of a codeword unit, and `weights` what a unit of squared
-/// error costs there. Writes the codes of the cheaper scale (`upper | u << (R - 1)`) and returns which it is.
+/// `rows` begin with the row at either scale, in sixteenths of a codeword unit, as many values as there are codes, and
+/// `weights` are what a unit of squared error costs there. Writes the codes of the cheaper scale
+/// (`upper | u << (R - 1)`) and returns which it is.
 pub(crate) trait Search {
-    fn search(
-        &self,
-        codewords: &[i8],
-        code_bits: usize,
-        rows: [&[i16]; 2],
-        weights: [u64; 2],
-        codes: &mut [u8],
-    ) -> usize;
+    fn search(&self, layout: Layout, rows: &[Row; 2], weights: [u64; 2], codes: &mut [u8]) -> usize;
 }
+
+/// A row, and zeros behind it.
+pub(crate) type Row = [i16; MAX_HEAD_DIM];
 
 /// Which of two squared errors costs less.
 #[inline(always)]
@@ -78,21 +87,20 @@ pub(crate) fn encode_trellis(
         codes.fill(0);
         return None;
     }
-    let (codewords, code_bits) = (layout.codewords(), layout.code_bits());
+    let code_bits = layout.code_bits();
     let log_sigma =
         (log2_q8(energy) - log2_q8(row.len() as u64)) / 2 - codebook::log2_sigma_trellis_q8(code_bits);
     let guess = ((8 * log_sigma + 128) >> 8).max(MIN_SCALE + SEARCH);
     let likely = likely_scale(code_bits, row, guess);
-    let mut scaled = [[0i16; MAX_HEAD_DIM]; 2];
-    for (k, scaled) in scaled.iter_mut().enumerate() {
+    let mut rows = [[0; MAX_HEAD_DIM]; 2];
+    for (k, scaled) in rows.iter_mut().enumerate() {
         let inverse = inverse_scale(likely + k as i32);
         for (y, &r) in scaled.iter_mut().zip(row) {
             *y = quotient(r, inverse);
         }
     }
-    let rows = scaled.each_ref().map(|y| y.get(..row.len()).unwrap_or(&[]));
     let weights = [squared_scale_q12(0), squared_scale_q12(1)];
-    Some(likely + search.search(codewords, code_bits, rows, weights, codes) as i32)
+    Some(likely + search.search(layout, &rows, weights, codes) as i32)
 }
 
 /// Candidate scales on either side of the guess.
@@ -108,13 +116,17 @@ fn likely_scale(code_bits: usize, row: &[i16], guess: i32) -> i32 {
         3 => 148,
         _ => 38,
     };
+    let peak = row.iter().fold(0, |peak, r| r.unsigned_abs().max(peak));
     let mut best = (u64::MAX, guess);
     for k in -SEARCH..=SEARCH {
         let inverse = inverse_scale(guess + k);
         let mut cost = per_value * row.len() as u32;
-        for &r in row {
-            let over = (i32::from(quotient(r, inverse)).abs() - 16 * 127).max(0) >> 3;
-            cost += (over * over) as u32;
+        // No quotient is larger than that of the peak, and most often that one is within the levels.
+        if scale_down(peak.into(), inverse) >= OUTERMOST + 8 {
+            for &r in row {
+                let over = (i32::from(quotient(r, inverse)).abs() - OUTERMOST).max(0) >> 3;
+                cost += (over * over) as u32;
+            }
         }
         let cost = u64::from(cost);
         let weighted = cost * squared_scale_q12(k);
@@ -124,6 +136,9 @@ fn likely_scale(code_bits: usize, row: &[i16], guess: i32) -> i32 {
     }
     best.1
 }
+
+/// The outermost level, in sixteenths of a codeword unit.
+const OUTERMOST: i32 = 16 * 127;
 
 /// Calls `f(i, level)` for the level of every code of a row.
 #[inline(always)]
@@ -164,22 +179,19 @@ fn nearest_of_label(codewords: &[i8], label: usize, y: i16) -> (u8, i32) {
 pub(crate) struct ScalarSearch;
 
 impl Search for ScalarSearch {
-    fn search(
-        &self,
-        codewords: &[i8],
-        code_bits: usize,
-        rows: [&[i16]; 2],
-        weights: [u64; 2],
-        codes: &mut [u8],
-    ) -> usize {
+    fn search(&self, layout: Layout, rows: &[Row; 2], weights: [u64; 2], codes: &mut [u8]) -> usize {
+        let (codewords, code_bits) = (layout.codewords(), layout.code_bits());
         let mut best = (0, 0);
-        for (which, row) in rows.into_iter().enumerate() {
+        for (which, row) in rows.iter().enumerate() {
+            let row = row.get(..codes.len()).unwrap_or(row);
             let mut choices = [0u8; MAX_HEAD_DIM];
             let (entry, error) = Self::walk(codewords, row, &mut choices);
             if which == 0 || cheaper([best.1, error], weights) == 1 {
                 best = (which, error);
-                trace(entry, &choices, codes, code_bits, |i, label| {
-                    nearest_of_label(codewords, label, row.get(i).copied().unwrap_or(0)).0
+                trace(entry, &choices, codes, |i, history| {
+                    let (label, u) = (LABELS[history].into(), (history & 1) as u8);
+                    let y = row.get(i).copied().unwrap_or(0);
+                    nearest_of_label(codewords, label, y).0 | u << (code_bits - 1)
                 });
             }
         }
@@ -236,10 +248,10 @@ fn step(metrics: &mut [i32; STATES], costs: &[i32; 4], choice: Option<&mut u8>) 
     }
 }
 
-/// The state before `state` was entered by `choice`.
+/// The last four trellis bits where `state` was entered by `choice`, which says what the fourth was.
 #[inline(always)]
-pub(crate) fn previous(state: usize, choice: u8) -> usize {
-    state >> 1 | usize::from(choice >> state & 1) << 2
+fn history(state: usize, choice: u8) -> usize {
+    state | (usize::from(choice) >> state & 1) << 3
 }
 
 /// Follows the cheapest path of the first pass back from its end, just before `lead`, to position 0.
@@ -253,35 +265,26 @@ pub(crate) fn entry_state(metrics: &[i32; STATES], choices: &[u8], lead: usize) 
         }
     }
     for &choice in choices.iter().take(lead).rev() {
-        state = previous(state, choice);
+        state = history(state, choice) >> 1;
     }
     state
 }
 
-/// Writes the codes of the path that ends in `state`.
+/// Writes the codes of the path that ends in `state`: what `code` gives for a position and the last four trellis bits.
 #[inline(always)]
-pub(crate) fn trace(
-    mut state: usize,
-    choices: &[u8],
-    codes: &mut [u8],
-    code_bits: usize,
-    upper: impl Fn(usize, usize) -> u8,
-) {
+pub(crate) fn trace(mut state: usize, choices: &[u8], codes: &mut [u8], code: impl Fn(usize, usize) -> u8) {
     // By index, since a zip that runs backwards panics where its sides differ in length.
     for i in (0..codes.len().min(choices.len())).rev() {
-        let (Some(code), Some(&choice)) = (codes.get_mut(i), choices.get(i)) else { return };
-        let from = previous(state, choice);
-        let u = state & 1;
-        let label = usize::from(LABELS[(from << 1 | u) & 15]);
-        *code = upper(i, label) | (u as u8) << (code_bits - 1);
-        state = from;
+        let (Some(to), Some(&choice)) = (codes.get_mut(i), choices.get(i)) else { return };
+        let history = history(state, choice) & 15;
+        *to = code(i, history);
+        state = history >> 1;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::vec::Vec;
 
     #[test]
     fn labels_are_the_parities() {
@@ -297,17 +300,15 @@ mod tests {
         let mut seed = 77u64;
         let mut worse = 0;
         for layout in [Layout::T2, Layout::T3, Layout::T4] {
-            let row: Vec<i16> = (0..64)
-                .map(|_| {
-                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    ((seed >> 48) as i16) >> 5
-                })
-                .collect();
+            let mut row = [0; MAX_HEAD_DIM];
+            for value in &mut row[..64] {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *value = ((seed >> 48) as i16) >> 5;
+            }
             let mut codes = [0u8; 64];
-            let rows = [&row[..]; 2];
-            let which = ScalarSearch.search(layout.codewords(), layout.code_bits(), rows, [1, 1], &mut codes);
+            let which = ScalarSearch.search(layout, &[row; 2], [1, 1], &mut codes);
             assert_eq!(which, 0, "equal costs: the first");
-            let error = ScalarSearch::walk(layout.codewords(), &row, &mut [0; MAX_HEAD_DIM]).1;
+            let error = ScalarSearch::walk(layout.codewords(), &row[..64], &mut [0; MAX_HEAD_DIM]).1;
             let cost = |codes: &[u8]| {
                 let mut total = 0i64;
                 for_each_level(layout.codewords(), layout.code_bits(), codes, |i, level| {

@@ -132,6 +132,45 @@ pub(super) fn load_eight_ints(values: &[i32; 8]) -> __m256i {
     unsafe { _mm256_loadu_si256(values.as_ptr().cast()) }
 }
 
+/// Stores eight integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_ints(out: &mut [i32; 8], value: __m256i) {
+    // SAFETY: the array is 32 writable bytes, and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), value) }
+}
+
+/// Eight bytes, in the lower half.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_eight_bytes(bytes: &[u8; 8]) -> __m128i {
+    _mm_cvtsi64_si128(i64::from_le_bytes(*bytes))
+}
+
+/// Sixteen bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_sixteen_bytes(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: the array is 16 readable bytes, and the load needs no alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+/// Stores sixteen bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_sixteen_bytes(out: &mut [u8; 16], value: __m128i) {
+    // SAFETY: the array is 16 writable bytes, and the store needs no alignment.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), value) }
+}
+
+/// Stores sixteen 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_sixteen(out: &mut [i16; 16], value: __m256i) {
+    // SAFETY: the array is 32 writable bytes, and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), value) }
+}
+
 /// Eight floats.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -164,20 +203,4 @@ pub(super) fn store_bytes(bytes: &mut [u8], at: usize, value: __m256i) {
         // SAFETY: the chunk is 32 writable bytes, and the store needs no alignment.
         unsafe { _mm256_storeu_si256(chunk.as_mut_ptr().cast(), value) }
     }
-}
-
-/// Eight 16-bit values from `at`; zeros where the row has fewer left.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load_eight(row: &[i16], at: usize) -> __m128i {
-    let rest = row.get(at..).unwrap_or(&[]);
-    let mut eight = [0i16; 8];
-    let chunk = rest.first_chunk::<8>().unwrap_or_else(|| {
-        for (to, from) in eight.iter_mut().zip(rest) {
-            *to = *from;
-        }
-        &eight
-    });
-    // SAFETY: the chunk is 16 readable bytes, and the load needs no alignment.
-    unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }
 }

@@ -1,8 +1,8 @@
 //! AVX2 kernels.
 //!
 //! What the portable code does element by element is compiled once more with AVX2 enabled (`portable`).
-//! The two kernels that read packed bytes, the softmax between them (`fold`) and the searches for scalar (`nearest`)
-//! and trellis codes (`viterbi`) are written by hand:
+//! The two kernels that read packed bytes, the softmax between them (`fold`), the searches for scalar (`nearest`)
+//! and trellis codes (`viterbi`), and what packing does around these (`center`, `plane`) are written by hand:
 //!
 //! * **columns** (`columns`): eight rows of heads of 64, 128 and 256 are turned while they are packed, so that a register
 //!   has four values of each of eight tokens. A segment's levels go to a few KiB of scratch, which the two kernels read
@@ -21,10 +21,12 @@
 
 mod accumulate;
 mod avx512;
+mod center;
 mod columns;
 mod fold;
 mod load;
 mod nearest;
+mod plane;
 mod precise;
 mod rotate;
 mod score;
@@ -37,6 +39,8 @@ pub(super) use load::prefetch;
 use super::simd::is_fast;
 use super::{Fold, FoldState, HeadRow, Levels, Queries, SEGMENT, Scores, Sums, Weights, scalar};
 use crate::block::{Layout, Rows};
+use crate::pack;
+use crate::quantize::span::FixedScale;
 use crate::rotate::Rotation;
 use crate::shape::MAX_HEAD_DIM;
 
@@ -100,6 +104,37 @@ impl Avx2 {
 
     pub fn encode_precise(self, x: &[f32], codes: &mut [u8]) -> i16 {
         with_avx2!(self, portable::encode_precise(x, codes))
+    }
+
+    pub fn put_plane(self, width: u8, shift: u32, codes: &[u8], row: &mut [u8]) {
+        if width < 8 && codes.len().is_multiple_of(plane::STEP) {
+            with_avx2!(self, plane::put(width, shift, codes, row));
+        } else {
+            pack::put_plane(width, shift, codes, row);
+        }
+    }
+
+    /// `sum[i] += code[i]` in fixed point; `false` where rows are no whole sixteens, and nothing was done.
+    pub fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) -> bool {
+        let whole = codes.len().is_multiple_of(center::STEP);
+        if whole {
+            with_avx2!(self, center::add_fixed(codes, scale, sum));
+        }
+        whole
+    }
+
+    /// As `quantize::span` computes a normalised residual; `None` where rows are no whole sixteens.
+    pub fn residual_into(
+        self,
+        codes: &[u8],
+        scale: FixedScale,
+        center: &[i32],
+        row: &mut [i16],
+    ) -> Option<i32> {
+        if !codes.len().is_multiple_of(center::STEP) {
+            return None;
+        }
+        Some(with_avx2!(self, center::residual_into(codes, scale, center, row)))
     }
 
     pub fn rotate(self, rotation: Rotation, x: &mut [f32]) {

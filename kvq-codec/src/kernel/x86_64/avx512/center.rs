@@ -2,7 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_ints, load_sixteen_bytes, store_ints, store_weights};
+use super::super::load::load_sixteen_bytes;
+use super::load::{load_ints, store_ints, store_weights};
 use crate::quantize::span::{FixedScale, normal_shift};
 
 /// `sum[i] += code[i]` in fixed point.

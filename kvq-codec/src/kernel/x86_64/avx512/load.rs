@@ -52,14 +52,6 @@ pub(super) fn load_64_bytes(bytes: &[u8; 64]) -> __m512i {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
-/// Sixteen bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn load_sixteen_bytes(bytes: &[u8; 16]) -> __m128i {
-    // SAFETY: the array is 16 readable bytes, and the load needs no alignment.
-    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-}
-
 /// 64 codes of a query.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -122,12 +114,4 @@ pub(super) fn store_weights(out: &mut [i16; 16], value: __m256i) {
 pub(super) fn store_64_bytes(out: &mut [u8; 64], value: __m512i) {
     // SAFETY: the array is 64 writable bytes, and the store needs no alignment.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), value) }
-}
-
-/// Stores sixteen bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn store_sixteen_bytes(out: &mut [u8; 16], value: __m128i) {
-    // SAFETY: the array is 16 writable bytes, and the store needs no alignment.
-    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), value) }
 }

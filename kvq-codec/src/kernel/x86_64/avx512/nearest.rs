@@ -9,7 +9,7 @@ use core::arch::x86_64::*;
 use super::load::{load_64_bytes, load_numbers, store_64_bytes};
 use crate::block::Layout;
 use crate::quantize::codebook;
-use crate::quantize::row::{Nearest, search};
+use crate::quantize::row::{CANDIDATES, Nearest, search};
 
 /// Values at a time.
 pub(super) const STEP: usize = 64;
@@ -126,9 +126,9 @@ impl Codebook {
 
 impl Nearest for Codebook {
     #[inline]
-    fn error(&self, row: &[i16], inverse: i16) -> u64 {
+    fn errors(&self, row: &[i16], inverses: &[i16; CANDIDATES]) -> [u64; CANDIDATES] {
         // SAFETY: a codebook is used only by code that needs AVX-512.
-        unsafe { self.error_of(row, inverse) }
+        inverses.map(|inverse| unsafe { self.error_of(row, inverse) })
     }
 
     #[inline]

@@ -2,7 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_floats, store_sixteen_bytes};
+use super::super::load::store_sixteen_bytes;
+use super::load::load_floats;
 use crate::math::exp2_8;
 use crate::quantize::precise::{ZERO, exponent_of};
 

@@ -2,9 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use super::super::load::load_eight_floats;
+use super::super::load::{load_eight_floats, load_sixteen_bytes};
 use super::super::unpack::MANTISSAS;
-use super::load::{load_floats, load_ints, load_sixteen_bytes, store_floats};
+use super::load::{load_floats, load_ints, store_floats};
 use crate::kernel::SEGMENT;
 use crate::shape::MAX_HEAD_DIM;
 

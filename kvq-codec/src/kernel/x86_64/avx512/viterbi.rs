@@ -8,8 +8,11 @@ use core::arch::x86_64::*;
 use super::super::load::{load_vector, store_vector};
 use super::load::{load_ints, load_numbers, store_ints};
 use super::turn::turn_lanes;
+use crate::block::Layout;
 use crate::quantize::codebook;
-use crate::quantize::trellis::{LABELS, LEAD, STATES, Search, UNREACHED, cheaper, entry_state, trace};
+use crate::quantize::trellis::{
+    LABELS, LEAD, Row, STATES, Search, UNREACHED, WITHOUT_UPPER, cheaper, entry_state, trace,
+};
 use crate::shape::MAX_HEAD_DIM;
 
 /// Values at a time.
@@ -20,30 +23,22 @@ pub(super) struct Avx512Search;
 
 impl Search for Avx512Search {
     #[inline]
-    fn search(
-        &self,
-        _: &[i8],
-        code_bits: usize,
-        rows: [&[i16]; 2],
-        weights: [u64; 2],
-        codes: &mut [u8],
-    ) -> usize {
+    fn search(&self, layout: Layout, rows: &[Row; 2], weights: [u64; 2], codes: &mut [u8]) -> usize {
         // SAFETY: this type is used by functions that enable AVX-512 alone, which an `Avx512` allowed.
-        unsafe { search_bits(code_bits, rows, weights, codes) }
+        unsafe { search_layout(layout, rows, weights, codes) }
     }
 }
 
-/// The codewords follow from the bits of a code, so that what is made of them is there when this is compiled.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn search_bits(code_bits: usize, rows: [&[i16]; 2], weights: [u64; 2], codes: &mut [u8]) -> usize {
+fn search_layout(layout: Layout, rows: &[Row; 2], weights: [u64; 2], codes: &mut [u8]) -> usize {
     let t2 = const { &Levels::<2>::new(&codebook::T2) };
     let t3 = const { &Levels::<4>::new(&codebook::T3) };
     let t4 = const { &Levels::<8>::new(&codebook::T4) };
-    match (code_bits, codes.len()) {
-        (2, ..=64) => search::<2, 64>(t2, rows, weights, codes),
-        (2, _) => search::<2, MAX_HEAD_DIM>(t2, rows, weights, codes),
-        (3, ..=64) => search::<4, 64>(t3, rows, weights, codes),
-        (3, _) => search::<4, MAX_HEAD_DIM>(t3, rows, weights, codes),
+    match (layout, codes.len()) {
+        (Layout::T2, ..=64) => search::<2, 64>(t2, rows, weights, codes),
+        (Layout::T2, _) => search::<2, MAX_HEAD_DIM>(t2, rows, weights, codes),
+        (Layout::T3, ..=64) => search::<4, 64>(t3, rows, weights, codes),
+        (Layout::T3, _) => search::<4, MAX_HEAD_DIM>(t3, rows, weights, codes),
         (_, ..=64) => search::<8, 64>(t4, rows, weights, codes),
         _ => search::<8, MAX_HEAD_DIM>(t4, rows, weights, codes),
     }
@@ -62,14 +57,14 @@ const fn place(i: usize) -> usize {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn search<const UPPERS: usize, const N: usize>(
     levels: &Levels<UPPERS>,
-    rows: [&[i16]; 2],
+    rows: &[Row; 2],
     weights: [u64; 2],
     codes: &mut [u8],
 ) -> usize {
-    let n = rows[0].len().min(N);
+    let n = codes.len().min(N);
     let mut costs = [[[0; 4]; N]; 2];
     for (costs, row) in costs.iter_mut().zip(rows) {
-        levels.find_costs(row, costs);
+        levels.find_costs(row, n, costs);
     }
     let mut choices = [[0; N]; 2];
     let lead = LEAD.min(n / 2);
@@ -86,9 +81,8 @@ fn search<const UPPERS: usize, const N: usize>(
     let ends = by_row(walk(load_ints(&starts), &costs, &mut choices, 0, n));
     let error = |row: usize| ends[row].get(entries[row]).copied().unwrap_or(UNREACHED);
     let best = cheaper([error(0), error(1)], weights) & 1;
-    // A code is a label and, at bit 4, a trellis bit until the level is looked for.
-    trace(entries[best], &choices[best], codes, 5, |_, label| label as u8);
-    levels.find_uppers(rows[best], codes);
+    trace(entries[best], &choices[best], codes, |_, history| WITHOUT_UPPER[history & 15]);
+    levels.find_uppers(&rows[best], codes);
     best
 }
 
@@ -194,12 +188,11 @@ impl<const UPPERS: usize> Levels<UPPERS> {
     /// Squared errors of the nearest level of each label.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn find_costs<const N: usize>(&self, row: &[i16], costs: &mut Costs<N>) {
+    fn find_costs<const N: usize>(&self, row: &Row, n: usize, costs: &mut Costs<N>) {
         let zero = _mm512_setzero_si512();
-        for (at, costs) in
-            costs.as_chunks_mut::<STEP>().0.iter_mut().enumerate().take(row.len().div_ceil(STEP))
-        {
-            let y = load_values(row, at);
+        let blocks = row.as_chunks::<STEP>().0.iter().zip(costs.as_chunks_mut::<STEP>().0);
+        for (values, costs) in blocks.take(n.div_ceil(STEP)) {
+            let y = load_numbers(values);
             let (mut low, mut high) = ([zero; 4], [zero; 4]);
             for label in 0..4 {
                 let mut error = _mm512_sub_epi16(y, _mm512_set1_epi16(self.lowest[label]));
@@ -221,10 +214,10 @@ impl<const UPPERS: usize> Levels<UPPERS> {
     /// Labels and trellis bits to codes: finds which of a label's levels is nearest.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn find_uppers(&self, row: &[i16], codes: &mut [u8]) {
+    fn find_uppers(&self, row: &Row, codes: &mut [u8]) {
         let place = _mm_cvtsi32_si128(UPPERS.trailing_zeros() as i32);
-        for (at, codes) in codes.chunks_mut(STEP).enumerate() {
-            let y = load_values(row, at);
+        for (values, codes) in row.as_chunks::<STEP>().0.iter().zip(codes.chunks_mut(STEP)) {
+            let y = load_numbers(values);
             let mut padded = [0; STEP];
             padded.iter_mut().zip(codes.iter()).for_each(|(to, from)| *to = *from);
             let code = _mm512_cvtepu8_epi16(load_vector(&padded));
@@ -246,19 +239,4 @@ impl<const UPPERS: usize> Levels<UPPERS> {
 /// Four numbers as one.
 fn pack(numbers: &[i16; 4]) -> i64 {
     numbers.iter().rev().fold(0, |packed, &n| packed << 16 | i64::from(n as u16))
-}
-
-/// Values `32·at ..`; zeros where they do not exist.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_values(row: &[i16], at: usize) -> __m512i {
-    let (whole, rest) = row.as_chunks::<STEP>();
-    match whole.get(at) {
-        Some(values) => load_numbers(values),
-        None => {
-            let mut padded = [0; STEP];
-            padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-            load_numbers(&padded)
-        }
-    }
 }
