@@ -109,8 +109,9 @@ impl<S: Storage> Cache<S> {
 
     #[inline(never)]
     fn check_finite(&self, side: Side, x: &[f32], n_tokens: usize, len: usize) -> Result<(), Error> {
-        // As integers, NaN is above the infinities, and these above every other magnitude.
-        if x.iter().fold(0, |peak: u32, v| peak.max(v.abs().to_bits())) <= LARGEST.to_bits() {
+        // As integers, NaN is above the infinities, and these above every other magnitude: what is too large leaves a
+        // sign when it is taken from the largest.
+        if x.iter().fold(0, |signs, v| signs | LARGEST.to_bits().wrapping_sub(v.abs().to_bits())) >> 31 == 0 {
             return Ok(());
         }
         let head_dim = self.plan.side(side).head_dim;

@@ -50,12 +50,13 @@ impl LayerState {
     #[inline(never)]
     pub fn read(bytes: &[u8]) -> Self {
         let mut numbers = [0; 8];
-        for (i, number) in numbers.iter_mut().enumerate() {
-            *number = get_u32(bytes, 4 * i);
-        }
         let mut cursors = [[NONE; MAX_TIERS]; 2];
-        for (i, cursor) in cursors.as_flattened_mut().iter_mut().enumerate() {
-            *cursor = get_u32(bytes, 4 * (numbers.len() + i));
+        let (words, _) = bytes.as_chunks();
+        for (number, word) in numbers.iter_mut().zip(words) {
+            *number = u32::from_le_bytes(*word);
+        }
+        for (cursor, word) in cursors.as_flattened_mut().iter_mut().zip(words.iter().skip(numbers.len())) {
+            *cursor = u32::from_le_bytes(*word);
         }
         let [len, n_sink, n_hot, head, tail, n_spans, span_units, n_evicted] = numbers;
         Self {
@@ -83,8 +84,11 @@ impl LayerState {
             self.span_units as u32,
             self.n_evicted as u32,
         ];
-        for (i, &number) in numbers.iter().chain(self.cursors.iter().flatten()).enumerate() {
-            put_u32(bytes, 4 * i, number);
+        let mut words = bytes.as_chunks_mut().0.iter_mut();
+        for numbers in [&numbers, self.cursors.as_flattened()] {
+            for (number, word) in numbers.iter().zip(&mut words) {
+                *word = number.to_le_bytes();
+            }
         }
     }
 

@@ -18,20 +18,18 @@ pub(super) struct Heads {
 impl Heads {
     /// Copies the vectors into `row`, one behind the other, and rotates each.
     #[inline(always)]
-    fn rotate_into<T: Copy, N>(
+    fn rotate_into<T, N>(
         &self,
         numbers: &[T],
         row: &mut [N],
-        convert: impl Fn(T) -> N,
+        copy: impl Fn(&[T], &mut [N]),
         rotate: impl Fn(Rotation, &mut [N]),
     ) {
         let head_dim = self.rotation.head_dim();
         let mut at = self.first;
         for vector in row.chunks_exact_mut(head_dim.max(1)) {
             if let Some(source) = numbers.get(at..).and_then(|x| x.get(..head_dim)) {
-                for (to, from) in vector.iter_mut().zip(source) {
-                    *to = convert(*from);
-                }
+                copy(source, vector);
             }
             rotate(self.rotation, vector);
             at += self.step;
@@ -50,7 +48,12 @@ impl Vectors for &[f32] {
     fn encode(&self, backend: Backend, heads: &Heads, codes: &mut [u8]) -> i16 {
         let mut row = [0.0f32; MAX_ROW];
         let row = row.get_mut(..codes.len()).unwrap_or(&mut []);
-        heads.rotate_into(self, row, |x| x, |rotation, vector| backend.rotate(rotation, vector));
+        let copy = |from: &[f32], to: &mut [f32]| {
+            if from.len() == to.len() {
+                to.copy_from_slice(from);
+            }
+        };
+        heads.rotate_into(self, row, copy, |rotation, vector| backend.rotate(rotation, vector));
         backend.encode_precise(row, codes)
     }
 }
@@ -59,7 +62,11 @@ impl<T: Copy + Into<i16>> Vectors for Fixed<'_, T> {
     fn encode(&self, _: Backend, heads: &Heads, codes: &mut [u8]) -> i16 {
         let mut row = [0i32; MAX_ROW];
         let row = row.get_mut(..codes.len()).unwrap_or(&mut []);
-        let lift = |x: T| i32::from(x.into()) << GUARD_BITS;
+        let lift = |from: &[T], to: &mut [i32]| {
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = i32::from(from.into()) << GUARD_BITS;
+            }
+        };
         heads.rotate_into(self.numbers, row, lift, |rotation, vector| turn(rotation, vector, false));
         let e = encode_fixed(row, codes);
         let unit = 8 * (GUARD_BITS + i32::from(self.fraction_bits)) + heads.rotation.gain();
