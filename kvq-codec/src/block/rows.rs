@@ -38,9 +38,9 @@ impl PlanePlace {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Planes {
     places: [PlanePlace; MAX_PLANES],
-    n: usize,
+    n: u8,
     /// Tokens whose rows are neighbours in every plane.
-    run_len: usize,
+    run_len: u16,
 }
 
 impl Planes {
@@ -48,7 +48,7 @@ impl Planes {
     #[inline]
     pub fn new(places: [PlanePlace; MAX_PLANES], n: usize) -> Self {
         let run_log2 = places.iter().take(n).map(|p| p.tokens_log2).min().unwrap_or(0);
-        Self { places, n, run_len: 1 << run_log2 }
+        Self { places, n: n as u8, run_len: 1 << run_log2.min(15) }
     }
 }
 
@@ -88,27 +88,29 @@ impl<'a> Rows<'a> {
             first_unit: 0,
             tokens_log2: (usize::BITS - 1) as u8,
         };
-        let planes = Planes { places: [place; MAX_PLANES], n: 1, run_len: n.max(1) };
+        let run_len = n.clamp(1, u16::MAX.into()) as u16;
+        let planes = Planes { places: [place; MAX_PLANES], n: 1, run_len };
         Self { units: rows, unit_bytes: 0, ids: &[], planes, n }
     }
 
     /// Whether every run but the last has a multiple of `tokens` rows.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub const fn has_runs_of(&self, tokens: usize) -> bool {
-        self.planes.run_len >= self.n || self.planes.run_len.is_multiple_of(tokens)
+        let run_len = self.planes.run_len as usize;
+        run_len >= self.n || run_len.is_multiple_of(tokens)
     }
 
     /// The neighbouring rows from token `first` on, which is 0 or where an earlier run ended.
     #[inline(always)]
     pub fn run(&self, first: usize) -> Run<'a> {
-        self.run_of(first, self.planes.n)
+        self.run_of(first, self.planes.n.into())
     }
 
     /// As [`run`](Self::run), with the first `n_planes` planes: for callers that know how many there are when they are
     /// compiled.
     #[inline(always)]
     pub fn run_of(&self, first: usize, n_planes: usize) -> Run<'a> {
-        let n = self.n.saturating_sub(first).min(self.planes.run_len);
+        let n = self.n.saturating_sub(first).min(self.planes.run_len.into());
         let mut run = Run { planes: [&[]; MAX_PLANES], n };
         for (rows, place) in run.planes.iter_mut().zip(&self.planes.places).take(n_planes) {
             let at = self.unit(place, first).wrapping_add(place.row_offset(first));
@@ -124,17 +126,21 @@ impl<'a> Rows<'a> {
         (id as usize).wrapping_mul(self.unit_bytes)
     }
 
-    /// Calls `f` with the bytes of the rows, unit by unit.
+    /// Calls `f` with the bytes of the rows, unit by unit; not for rows without units.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub fn for_each_unit(&self, mut f: impl FnMut(&'a [u8])) {
-        for place in self.planes.places.iter().take(self.planes.n) {
-            let mut first = 0;
-            while first < self.n {
-                let n = (self.n - first).min(1 << place.tokens_log2);
-                let at = self.unit(place, first).wrapping_add(place.row_offset(first));
-                f(slice(self.units, at, place.bytes(n)));
-                first += n;
+        for place in self.planes.places.iter().take(self.planes.n.into()) {
+            let ids = self.ids.get(4 * place.first_unit as usize..).unwrap_or(&[]).as_chunks::<4>().0;
+            let mut left = self.n;
+            for id in ids {
+                if left == 0 {
+                    break;
+                }
+                let n = left.min(1 << place.tokens_log2);
+                let unit = (u32::from_le_bytes(*id) as usize).wrapping_mul(self.unit_bytes);
+                f(slice(self.units, unit.wrapping_add(place.offset as usize), place.bytes(n)));
+                left -= n;
             }
         }
     }

@@ -43,6 +43,8 @@ pub(super) fn accumulate_columns(
     by_dim!(columns, head_dim, n_queries, (levels, are_strided(layout), weights, sums));
 }
 
+/// One query after another, so that the sums of eight columns and its weights are all that registers hold; levels are
+/// operands in memory.
 #[target_feature(enable = "avx2,fma")]
 fn columns<const V: usize, const N: usize>(
     levels: &[[u8; 32]],
@@ -50,57 +52,19 @@ fn columns<const V: usize, const N: usize>(
     weights: &Weights,
     sums: &mut Sums,
 ) {
-    // Four columns of three queries would need all registers for sums.
-    if N > 2 {
-        columns_by::<V, N, 2>(levels, strided, weights, sums);
-    } else {
-        columns_by::<V, N, 4>(levels, strided, weights, sums);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn columns_by<const V: usize, const N: usize, const TOGETHER: usize>(
-    levels: &[[u8; 32]],
-    strided: bool,
-    weights: &Weights,
-    sums: &mut Sums,
-) {
-    let one = _mm256_set1_epi16(1);
-    let mut fours = [[_mm256_setzero_si256(); N]; SEGMENT / TOKENS];
-    for (q, weights) in weights.iter().enumerate().take(N) {
+    let groups = levels.as_chunks::<COLUMNS>().0.as_chunks::<V>().0;
+    for (weights, sums) in weights.iter().zip(sums).take(N) {
         let mut bytes = [0u8; SEGMENT];
         narrow(weights, &mut bytes);
+        let mut fours = [_mm256_setzero_si256(); SEGMENT / TOKENS];
         for (g, fours) in fours.iter_mut().enumerate() {
-            fours[q] = four_and_four(load_u64(&bytes, g));
+            *fours = four_and_four(load_u64(&bytes, g));
         }
-    }
-    let groups = levels.as_chunks::<COLUMNS>().0.as_chunks::<V>().0;
-    for m in 0..V {
-        // Lane `k` of register `i`: value `k` of column `i`, and of column `i + 4`.
-        let mut halves = [[_mm256_setzero_si256(); 4]; N];
-        for first in (0..COLUMNS).step_by(TOGETHER) {
-            let mut total = [[_mm256_setzero_si256(); TOGETHER]; N];
-            for (group, fours) in groups.iter().zip(&fours) {
-                for q in 0..N {
-                    for i in 0..TOGETHER {
-                        let products = _mm256_maddubs_epi16(fours[q], load_vector(&group[m][first + i]));
-                        total[q][i] = _mm256_add_epi32(total[q][i], _mm256_madd_epi16(products, one));
-                    }
-                }
-            }
-            for (halves, total) in halves.iter_mut().zip(total) {
-                for (half, [a, b]) in halves.iter_mut().skip(first / 2).zip(total.as_chunks().0) {
-                    let low = _mm256_permute2x128_si256(*a, *b, 0x20);
-                    *half = _mm256_add_epi32(low, _mm256_permute2x128_si256(*a, *b, 0x31));
-                }
-            }
-        }
-        for (halves, sums) in halves.into_iter().zip(sums.iter_mut()) {
+        for m in 0..V {
+            let [a, b, c, d] = sum_columns(groups.iter().map(|group| &group[m]), &fours);
             let ordered = if strided {
-                turn(halves)
+                turn([a, b, c, d])
             } else {
-                let [a, b, c, d] = halves;
                 [
                     _mm256_permute2x128_si256(a, b, 0x20),
                     _mm256_permute2x128_si256(c, d, 0x20),
@@ -115,12 +79,36 @@ fn columns_by<const V: usize, const N: usize, const TOGETHER: usize>(
     }
 }
 
+/// Sums of eight columns: lane `k` of register `i` is value `k` of column `i`, and then of column `i + 4`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn sum_columns<'a>(
+    groups: impl Iterator<Item = &'a [[u8; 32]; COLUMNS]>,
+    fours: &[__m256i; SEGMENT / TOKENS],
+) -> [__m256i; 4] {
+    let one = _mm256_set1_epi16(1);
+    let mut total = [_mm256_setzero_si256(); COLUMNS];
+    for (group, fours) in groups.zip(fours) {
+        for (total, column) in total.iter_mut().zip(group) {
+            let products = _mm256_maddubs_epi16(*fours, load_vector(column));
+            *total = _mm256_add_epi32(*total, _mm256_madd_epi16(products, one));
+        }
+    }
+    // Columns `i` and `i + 4` lie side by side, and the two fours of tokens in the halves.
+    let mut halves = [_mm256_setzero_si256(); 4];
+    for (half, [a, b]) in halves.iter_mut().zip(total.as_chunks().0) {
+        let low = _mm256_permute2x128_si256(*a, *b, 0x20);
+        *half = _mm256_add_epi32(low, _mm256_permute2x128_si256(*a, *b, 0x31));
+    }
+    halves
+}
+
 /// Eight weights: the first four in each lane of the lower half, the others in the upper one.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn four_and_four(weights: u64) -> __m256i {
-    let (low, high) = (weights as u32 as i32, (weights >> 32) as i32);
-    _mm256_set_m128i(_mm_set1_epi32(high), _mm_set1_epi32(low))
+    let order = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    _mm256_permutevar8x32_epi32(_mm256_set1_epi64x(weights as i64), order)
 }
 
 /// 8-bit rows, 15-bit weights, two tokens and 16 values at a time.

@@ -164,7 +164,7 @@ impl Avx2 {
         } else if layout == Layout::Q8 || !columns::serves(head, rows) {
             with_avx2!(self, score::score_keys(layout, rows, head_dim, queries, levels, scores));
         } else if rows.n == 1 {
-            with_avx2!(self, score::score_one(layout, rows, head_dim, queries, levels, scores));
+            with_avx2!(self, score::score_one(layout, rows, head_dim, queries, scores));
         } else {
             with_avx2!(self, score::score_columns(layout, rows, head_dim, queries, levels, scores));
         }

@@ -4,9 +4,9 @@ use core::arch::x86_64::*;
 
 use super::columns::{COLUMNS, TOKENS, are_strided, query_columns, unpack_by_token};
 use super::load::{load_query, load_sixteen, load_vector, load8_as_16, store_four, store_sums};
-use super::unpack::{unpack_one, unpack_rows};
+use super::unpack::{for_each_of_one, unpack_rows};
 use crate::block::{Layout, Rows};
-use crate::kernel::simd::by_dim;
+use crate::kernel::simd::{by_dim, by_layout};
 use crate::kernel::{Levels, Queries, Scores};
 
 #[target_feature(enable = "avx2,fma")]
@@ -91,22 +91,32 @@ pub(super) fn score_one(
     rows: &Rows<'_>,
     head_dim: usize,
     queries: &Queries,
-    levels: &mut Levels,
     scores: &mut Scores,
 ) {
-    let levels = levels.get_or_unpack(head_dim / 32, |out| unpack_one(layout, rows, head_dim, out));
+    by_layout!(one, layout, head_dim, (rows, queries, scores));
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn one<const LAYOUT: u8, const D: usize, const V: usize>(
+    rows: &Rows<'_>,
+    queries: &Queries,
+    scores: &mut Scores,
+) {
     let one = _mm256_set1_epi16(1);
-    for (query, scores) in queries.rows.iter().zip(scores).take(queries.n) {
-        let mut sum = _mm256_setzero_si256();
-        for (v, level) in levels.iter().enumerate() {
+    let mut sums = [_mm256_setzero_si256(); 4];
+    for_each_of_one::<LAYOUT, D, V>(rows, |v, level| {
+        for (sum, query) in sums.iter_mut().zip(&queries.rows) {
             let query = load_query(query, v);
-            let signed = _mm256_sign_epi8(load_vector(level), query);
+            let signed = _mm256_sign_epi8(level, query);
             let products = _mm256_maddubs_epi16(_mm256_abs_epi8(query), signed);
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, one));
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, one));
         }
-        let four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-        let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-        scores[0] = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0b01)));
+    });
+    let [a, b, c, d] = sums;
+    let mut first = [0; 4];
+    store_four(&mut first, sum_lanes([_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d)]));
+    for (scores, first) in scores.iter_mut().zip(first).take(queries.n) {
+        scores[0] = first;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load_u32, load_u64, load16_twice, load32, store_floats, store_vector};
+use super::load::{load_eight_bytes, load_u32, load_u64, load16_twice, load32, store_floats, store_vector};
 use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::SEGMENT;
 use crate::kernel::simd::by_layout;
@@ -23,19 +23,19 @@ pub(super) fn unpack_quads(layout: Layout, rows: &Rows<'_>, head_dim: usize, out
     by_layout!(write_quads, layout, head_dim, (rows, out));
 }
 
-/// Levels of the first row.
+/// Calls `f` with the levels of the first row, 32 at a time.
+#[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn unpack_one(layout: Layout, rows: &Rows<'_>, head_dim: usize, out: &mut [[u8; 32]]) {
-    by_layout!(write_one, layout, head_dim, (rows, out));
-}
-
-#[target_feature(enable = "avx2")]
-fn write_one<const LAYOUT: u8, const D: usize, const V: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
+pub(super) fn for_each_of_one<const LAYOUT: u8, const D: usize, const V: usize>(
+    rows: &Rows<'_>,
+    mut f: impl FnMut(usize, __m256i),
+) {
     let codebook = codebook::<LAYOUT>();
-    let row = rows.run(0);
-    for (v, out) in out.iter_mut().enumerate().take(V) {
-        store_vector(out, levels::<LAYOUT, D>(&row.planes, 0, v, codebook));
-    }
+    for_each_rows::<LAYOUT, D, 1>(rows, |planes| {
+        for v in 0..V {
+            f(v, levels::<LAYOUT, D>(planes, 0, v, codebook));
+        }
+    });
 }
 
 #[target_feature(enable = "avx2")]
@@ -415,15 +415,23 @@ pub(super) fn scales_into(base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
         padded.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         &padded
     };
+    let near = (-126 * 8 + 255..=126 * 8).contains(&base);
     for (chunk, scale) in bytes.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<8>().0) {
-        let byte = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(*chunk)));
+        let byte = _mm256_cvtepu8_epi32(load_eight_bytes(chunk));
+        let zero = _mm256_castsi256_ps(_mm256_cmpeq_epi32(byte, _mm256_set1_epi32(255)));
         let e = _mm256_sub_epi32(_mm256_set1_epi32(i32::from(base)), byte);
-        let mantissa = _mm256_permutevar8x32_ps(table, _mm256_and_si256(e, _mm256_set1_epi32(7)));
+        let mantissa = _mm256_permutevar8x32_ps(table, e);
+        if near {
+            // All are normal numbers: octaves are added to the exponents.
+            let octave = _mm256_and_si256(_mm256_slli_epi32(e, 20), _mm256_set1_epi32(-1 << 23));
+            let value = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(mantissa), octave));
+            store_floats(scale, _mm256_andnot_ps(zero, value));
+            continue;
+        }
         let octave = _mm256_min_epi32(_mm256_srai_epi32(e, 3), _mm256_set1_epi32(126));
         let power = _mm256_slli_epi32(_mm256_add_epi32(octave, _mm256_set1_epi32(127)), 23);
         let value = _mm256_mul_ps(mantissa, _mm256_castsi256_ps(power));
-        let too_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(-126), octave);
-        let none = _mm256_or_si256(too_small, _mm256_cmpeq_epi32(byte, _mm256_set1_epi32(255)));
-        store_floats(scale, _mm256_andnot_ps(_mm256_castsi256_ps(none), value));
+        let too_small = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(-126), octave));
+        store_floats(scale, _mm256_andnot_ps(_mm256_or_ps(too_small, zero), value));
     }
 }
