@@ -20,6 +20,17 @@ pub(crate) fn mantissa(e: i32) -> u32 {
     MANTISSA_Q30[(e & 7) as usize]
 }
 
+/// [`MANTISSA_Q30`] as floats.
+pub(crate) static MANTISSAS: [f32; 8] = {
+    let mut mantissas = [0.0; 8];
+    let mut i = 0;
+    while i < 8 {
+        mantissas[i] = MANTISSA_Q30[i] as f32 * (1.0 / 1_073_741_824.0);
+        i += 1;
+    }
+    mantissas
+};
+
 /// `2^(e/8)` as a float; 0 below the smallest normal number, and no larger than 2^127.
 #[cfg_attr(kvq_small, inline(never))]
 #[cfg_attr(not(kvq_small), inline(always))]
@@ -28,8 +39,8 @@ pub(crate) fn exp2_8(e: i32) -> f32 {
     if octave < -126 {
         return 0.0;
     }
-    let mantissa = mantissa(e) as f32 * (1.0 / 1_073_741_824.0);
-    mantissa * f32::from_bits(((octave + 127) as u32) << 23)
+    // All are normal numbers: the octave is added to the exponent.
+    f32::from_bits(MANTISSAS[(e & 7) as usize].to_bits().wrapping_add((octave as u32) << 23))
 }
 
 /// `value * 2^(e/8)`, rounded to nearest (halves up), saturated to `i32`.

@@ -3,7 +3,9 @@
 use core::arch::x86_64::*;
 
 use super::columns::{COLUMNS, TOKENS, are_strided, turn, unpack_by_value};
-use super::load::{load_sixteen, load_u32, load_u64, load_vector, load8_as_16, store_bytes, store_sums};
+use super::load::{
+    load_sixteen, load_sixteen_bytes, load_u32, load_u64, load_vector, store_bytes, store_sums,
+};
 use super::unpack::unpack_quads;
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::by_dim;
@@ -120,18 +122,15 @@ fn precise<const V: usize, const N: usize>(rows: &Rows<'_>, weights: &Weights, s
         let mut first = 0;
         while first < rows.n {
             let run = rows.run(first);
-            let mut token = 0;
-            while token < run.n {
-                let a = load8_as_16(run.planes[0], token * 2 * V + c);
-                let b = load8_as_16(run.planes[0], (token + 1) * 2 * V + c);
-                let pairs = [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)];
-                for (total, weights) in total.iter_mut().zip(weights) {
-                    let weight = _mm256_set1_epi32(weight_pair(weights, (first + token) / 2));
-                    for (sum, pair) in total.iter_mut().zip(pairs) {
-                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pair, weight));
-                    }
-                }
-                token += 2;
+            let pairs = run.planes[0].as_chunks::<16>().0.chunks_exact(4 * V);
+            let (last, mut at) = (pairs.remainder().get(c), first / 2);
+            for two in pairs {
+                let (Some(a), Some(b)) = (two.get(c), two.get(2 * V + c)) else { break };
+                add_pair(&mut total, [widen(a), widen(b)], weights, at);
+                at += 1;
+            }
+            if let Some(last) = last {
+                add_pair(&mut total, [widen(last), _mm256_setzero_si256()], weights, at);
             }
             first += run.n;
         }
@@ -140,6 +139,31 @@ fn precise<const V: usize, const N: usize>(rows: &Rows<'_>, weights: &Weights, s
             store_sums(sums, 16 * c + 8, _mm256_permute2x128_si256(total[0], total[1], 0x31));
         }
     }
+}
+
+/// Adds the `i`-th two tokens.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_pair<const N: usize>(
+    total: &mut [[__m256i; 2]; N],
+    [a, b]: [__m256i; 2],
+    weights: &Weights,
+    i: usize,
+) {
+    let pairs = [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)];
+    for (total, weights) in total.iter_mut().zip(weights) {
+        let weight = _mm256_set1_epi32(weight_pair(weights, i % (SEGMENT / 2)));
+        for (sum, pair) in total.iter_mut().zip(pairs) {
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pair, weight));
+        }
+    }
+}
+
+/// Sixteen signed bytes as numbers of 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen(bytes: &[u8; 16]) -> __m256i {
+    _mm256_cvtepi8_epi16(load_sixteen_bytes(bytes))
 }
 
 /// Unpacked levels, interleaved by four tokens, and 8-bit weights.

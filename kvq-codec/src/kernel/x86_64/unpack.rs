@@ -6,7 +6,7 @@ use super::load::{load_eight_bytes, load_u32, load_u64, load16_twice, load32, st
 use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::SEGMENT;
 use crate::kernel::simd::by_layout;
-use crate::math::MANTISSA_Q30;
+use crate::math::MANTISSAS;
 use crate::pack::plane_row_bytes;
 use crate::shape::MAX_HEAD_DIM;
 
@@ -390,17 +390,6 @@ fn spread_bits(word: u32) -> __m256i {
     let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(word as i32), pick);
     _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
 }
-
-/// `2^(i/8)`.
-pub(super) static MANTISSAS: [f32; 8] = {
-    let mut all = [0.0; 8];
-    let mut i = 0;
-    while i < 8 {
-        all[i] = MANTISSA_Q30[i] as f32 * (1.0 / 1_073_741_824.0);
-        i += 1;
-    }
-    all
-};
 
 /// `out[t] = 2^((base - bytes[t])/8)`, 0 for byte 255.
 #[target_feature(enable = "avx2")]

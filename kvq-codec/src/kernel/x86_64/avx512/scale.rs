@@ -3,9 +3,9 @@
 use core::arch::x86_64::*;
 
 use super::super::load::{load_eight_floats, load_sixteen_bytes};
-use super::super::unpack::MANTISSAS;
 use super::load::{load_floats, load_ints, store_floats};
 use crate::kernel::SEGMENT;
+use crate::math::MANTISSAS;
 use crate::shape::MAX_HEAD_DIM;
 
 /// `out[t] = 2^((base - bytes[t])/8)`, 0 for byte 255.
