@@ -8,7 +8,7 @@
 
 use core::arch::x86_64::*;
 
-use super::load::{load16_twice, store_vector};
+use super::load::{load16_twice, load32, store_vector};
 use super::unpack::{for_each_rows, high_plane};
 use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::HeadRow;
@@ -21,9 +21,9 @@ pub(super) const TOKENS: usize = 8;
 /// Columns of 32 values.
 pub(super) const COLUMNS: usize = 8;
 
-/// Whether rows come as columns: eight of them together, each a number of whole words of 64 bits.
+/// Whether rows come as columns: eight of them together.
 pub(super) fn serves(head: HeadRow, rows: &Rows<'_>) -> bool {
-    matches!(head.head_dim, 64 | 128 | 256) && is_fast(head, rows, TOKENS)
+    matches!(head.head_dim, 32 | 64 | 128 | 256) && is_fast(head, rows, TOKENS)
 }
 
 /// Whether the four values of a column lie eight apart, not side by side.
@@ -46,6 +46,7 @@ macro_rules! by_layout {
     };
     (@dim $function:ident, $layout:tt, $head_dim:expr, $by_value:tt, $args:tt) => {
         match $head_dim {
+            32 => $function::<$layout, 32, $by_value> $args,
             64 => $function::<$layout, 64, $by_value> $args,
             128 => $function::<$layout, 128, $by_value> $args,
             _ => $function::<$layout, 256, $by_value> $args,
@@ -244,7 +245,7 @@ fn shift(word: __m256i, by: i32) -> __m256i {
 const MAX_WORDS: usize = 8;
 
 /// A plane of two bits, turned: code `i` is in byte `i mod D/4`, at bit `2·(i div D/4)`. What belongs to values `s`,
-/// `s + 8`, and so on lies in one register, or in two; in half a register for heads of 64.
+/// `s + 8`, and so on lies in one register, or in two; in half a register for heads of 64, a quarter of one for heads of 32.
 struct Quarters([[__m256i; COLUMNS]; 2]);
 
 impl Quarters {
@@ -255,6 +256,14 @@ impl Quarters {
     #[target_feature(enable = "avx2")]
     fn new<const D: usize>(rows: &[u8]) -> Self {
         let mut all = Self::NONE;
+        if D == 32 {
+            // Four rows in each 32 bytes, two words in each.
+            let [a, b] = [0, 1].map(|i| _mm256_castsi256_ps(load32(rows, i)));
+            let [a, b] = [_mm256_shuffle_ps::<0b10_00_10_00>(a, b), _mm256_shuffle_ps::<0b11_01_11_01>(a, b)]
+                .map(|words| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_castps_si256(words)));
+            all.0[0] = [a, a, a, a, b, b, b, b];
+            return all;
+        }
         if D == 64 {
             let [a, b, c, d] = turn(pairs_of::<D>(rows, 0));
             all.0[0] = [a, a, b, b, c, c, d, d];
@@ -279,6 +288,7 @@ impl Quarters {
     #[target_feature(enable = "avx2")]
     fn codes<const D: usize>(&self, m: usize, s: usize) -> __m256i {
         let (codes, by) = match D {
+            32 => (one_to_four(self.0[0][s], s), 0),
             64 => (two_to_four(self.0[0][s], s), 4 * m),
             128 => (self.0[0][s], 2 * m),
             _ => (self.0[m % 2][s], 2 * (m / 2)),
@@ -333,11 +343,24 @@ fn two_to_four(lanes: __m256i, s: usize) -> __m256i {
     }
 }
 
+/// The `s mod 4`-th byte of each lane four times, each time shifted by two bits more.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn one_to_four(lanes: __m256i, s: usize) -> __m256i {
+    let byte = _mm256_and_si256(shift(lanes, -8 * (s as i32 % 4)), _mm256_set1_epi32(255));
+    let two = _mm256_or_si256(byte, _mm256_slli_epi32(byte, 6));
+    _mm256_or_si256(two, _mm256_slli_epi32(two, 12))
+}
+
 /// A plane of one bit, turned: a register for each 32 values.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn words_of_bits<const D: usize>(rows: &[u8]) -> [__m256i; MAX_WORDS] {
     let mut words = [_mm256_setzero_si256(); MAX_WORDS];
+    if D == 32 {
+        words[0] = load32(rows, 0);
+        return words;
+    }
     if D == 64 {
         // Two rows in each 16 bytes.
         let (a, b) = (two_sixteens(rows, 0, 2), two_sixteens(rows, 1, 3));

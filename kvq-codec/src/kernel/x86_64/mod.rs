@@ -4,10 +4,10 @@
 //! The two kernels that read packed bytes, the softmax between them (`fold`), the searches for scalar (`nearest`)
 //! and trellis codes (`viterbi`), and what packing does around these (`center`, `plane`) are written by hand:
 //!
-//! * **columns** (`columns`): eight rows of heads of 64, 128 and 256 are turned while they are packed, so that a register
+//! * **columns** (`columns`): eight rows of heads of 32, 64, 128 and 256 are turned while they are packed, so that a register
 //!   has four values of each of eight tokens. A segment's levels go to a few KiB of scratch, which the two kernels read
 //!   from the nearest cache: with levels in registers instead, sums had to leave them, which cost more.
-//! * **unpack** (`unpack`): row by row where heads are 32 or 192 wide or fewer than eight rows lie together. The levels of
+//! * **unpack** (`unpack`): row by row where heads are 192 wide or fewer than eight rows lie together. The levels of
 //!   32 values come from a byte shuffle (the codebook is one register).
 //! * **score** (`score`): `|query| × (level with the query's sign)` is an unsigned-by-signed multiply whose pairwise sums cannot
 //!   saturate, since 127 · 127 · 2 < 2^15. From columns, lanes are the scores of eight tokens; of rows, four are reduced
