@@ -217,7 +217,7 @@ impl<S: Storage> Cache<S> {
     }
 
     /// The 8-bit row of token `t` in `block`.
-    #[inline]
+    #[cfg_attr(kvq_small, inline(never))]
     fn precise_row(&self, plan: &SidePlan, block: usize, ids: &UnitIds, t: usize) -> &[u8] {
         let (unit, place) = plan.split_token(8, t);
         let id = ids.get(unit).copied().unwrap_or(NONE);
