@@ -126,7 +126,7 @@ impl<'a> Rows<'a> {
         (id as usize).wrapping_mul(self.unit_bytes)
     }
 
-    /// Calls `f` with the bytes of the rows, unit by unit; not for rows without units.
+    /// Calls `f` with the bytes of the rows, unit by unit; never where they lie one behind the other, without units.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub fn for_each_unit(&self, mut f: impl FnMut(&'a [u8])) {

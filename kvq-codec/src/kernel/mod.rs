@@ -230,16 +230,17 @@ impl Backend {
     /// Adds a row of 8-bit codes in fixed point to a sum, where the backend has a kernel for that; `false` where not.
     #[inline]
     pub(crate) fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) -> bool {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2(avx2) => avx2.add_fixed(codes, scale, sum),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512(avx512) => avx512.add_fixed(codes, scale, sum),
-            _ => {
-                let _ = (codes, scale, sum);
-                false
+        #[cfg(target_arch = "x86_64")]
+        if codes.len().is_multiple_of(x86_64::CENTER_STEP) {
+            match self.0 {
+                Kind::Avx2(avx2) => avx2.add_fixed(codes, scale, sum),
+                Kind::Avx512(avx512) => avx512.add_fixed(codes, scale, sum),
+                _ => return false,
             }
+            return true;
         }
+        let _ = (codes, scale, sum);
+        false
     }
 
     /// What a row of 8-bit codes leaves beyond a center, normalised, and the shift, where the backend has a kernel for
@@ -252,16 +253,16 @@ impl Backend {
         center: &[i32],
         row: &mut [i16],
     ) -> Option<i32> {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2(avx2) => avx2.residual_into(codes, scale, center, row),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512(avx512) => avx512.residual_into(codes, scale, center, row),
-            _ => {
-                let _ = (codes, scale, center, row);
-                None
-            }
+        #[cfg(target_arch = "x86_64")]
+        if codes.len().is_multiple_of(x86_64::CENTER_STEP) {
+            return match self.0 {
+                Kind::Avx2(avx2) => Some(avx2.residual_into(codes, scale, center, row)),
+                Kind::Avx512(avx512) => Some(avx512.residual_into(codes, scale, center, row)),
+                _ => None,
+            };
         }
+        let _ = (codes, scale, center, row);
+        None
     }
 
     /// Rotates a head vector.

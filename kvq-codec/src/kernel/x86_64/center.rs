@@ -6,7 +6,7 @@ use super::load::{load_eight_bytes, load_eight_ints, store_ints, store_sixteen};
 use crate::quantize::span::{FixedScale, normal_shift};
 
 /// Values at a time.
-pub(super) const STEP: usize = 16;
+pub(in crate::kernel) const STEP: usize = 16;
 
 /// `sum[i] += code[i]` in fixed point.
 #[target_feature(enable = "avx2")]

@@ -34,6 +34,7 @@ mod unpack;
 mod viterbi;
 
 pub(crate) use avx512::Avx512;
+pub(super) use center::STEP as CENTER_STEP;
 pub(super) use load::prefetch;
 
 use super::simd::is_fast;
@@ -114,27 +115,14 @@ impl Avx2 {
         }
     }
 
-    /// `sum[i] += code[i]` in fixed point; `false` where rows are no whole sixteens, and nothing was done.
-    pub fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) -> bool {
-        let whole = codes.len().is_multiple_of(center::STEP);
-        if whole {
-            with_avx2!(self, center::add_fixed(codes, scale, sum));
-        }
-        whole
+    /// `sum[i] += code[i]` in fixed point, for whole [`CENTER_STEP`]s of values.
+    pub fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) {
+        with_avx2!(self, center::add_fixed(codes, scale, sum));
     }
 
-    /// As `quantize::span` computes a normalised residual; `None` where rows are no whole sixteens.
-    pub fn residual_into(
-        self,
-        codes: &[u8],
-        scale: FixedScale,
-        center: &[i32],
-        row: &mut [i16],
-    ) -> Option<i32> {
-        if !codes.len().is_multiple_of(center::STEP) {
-            return None;
-        }
-        Some(with_avx2!(self, center::residual_into(codes, scale, center, row)))
+    /// As `quantize::span` computes a normalised residual, for whole [`CENTER_STEP`]s of values.
+    pub fn residual_into(self, codes: &[u8], scale: FixedScale, center: &[i32], row: &mut [i16]) -> i32 {
+        with_avx2!(self, center::residual_into(codes, scale, center, row))
     }
 
     pub fn rotate(self, rotation: Rotation, x: &mut [f32]) {

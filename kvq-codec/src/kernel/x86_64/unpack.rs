@@ -23,7 +23,7 @@ pub(super) fn unpack_quads(layout: Layout, rows: &Rows<'_>, head_dim: usize, out
     by_layout!(write_quads, layout, head_dim, (rows, out));
 }
 
-/// Calls `f` with the levels of the first row, 32 at a time.
+/// Calls `f` with the levels of the only row, 32 at a time.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn for_each_of_one<const LAYOUT: u8, const D: usize, const V: usize>(

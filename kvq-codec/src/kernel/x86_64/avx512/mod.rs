@@ -98,27 +98,14 @@ impl Avx512 {
         }
     }
 
-    /// `sum[i] += code[i]` in fixed point; `false` where rows are no whole sixteens, and nothing was done.
-    pub fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) -> bool {
-        let whole = codes.len().is_multiple_of(16);
-        if whole {
-            with_avx512!(self, center::add_fixed(codes, scale, sum));
-        }
-        whole
+    /// As [`Avx2::add_fixed`].
+    pub fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) {
+        with_avx512!(self, center::add_fixed(codes, scale, sum));
     }
 
-    /// As `quantize::span` computes a normalised residual; `None` where rows are no whole sixteens.
-    pub fn residual_into(
-        self,
-        codes: &[u8],
-        scale: FixedScale,
-        center: &[i32],
-        row: &mut [i16],
-    ) -> Option<i32> {
-        if !codes.len().is_multiple_of(16) {
-            return None;
-        }
-        Some(with_avx512!(self, center::residual_into(codes, scale, center, row)))
+    /// As [`Avx2::residual_into`].
+    pub fn residual_into(self, codes: &[u8], scale: FixedScale, center: &[i32], row: &mut [i16]) -> i32 {
+        with_avx512!(self, center::residual_into(codes, scale, center, row))
     }
 
     pub fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
