@@ -71,6 +71,12 @@ impl Cli {
     /// # Errors
     /// [`UsageError`] for what a command line may not ask for; anything else is a failure.
     pub fn run(&self) -> Result<()> {
+        // In a thread of rayon's pool, which takes part in what it shares out; any other thread sleeps until the pool is done,
+        // and being woken takes longer than many a product does.
+        rayon::scope(|_| self.run_verb())
+    }
+
+    fn run_verb(&self) -> Result<()> {
         match &self.verb {
             None => bench::run(&self.bench),
             Some(Verb::Bench(args)) => bench::run(args),

@@ -4,6 +4,7 @@ pub mod candle;
 pub mod dense;
 pub mod fixed;
 pub mod packed;
+mod parts;
 mod stretch;
 
 use anyhow::Result;

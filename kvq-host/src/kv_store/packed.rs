@@ -1,21 +1,16 @@
 //! The packed store: `kvq_codec`'s cache in memory that grows with the context.
 
 use std::any::Any;
+use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow, ensure};
 use kvq_codec::{
     Backend, Cache, Error, KvCache, KvShape, MAX_TIERS, MemoryReport, Policy, Side, Storage, TierUse,
 };
-use rayon::prelude::*;
 
+use super::parts::{self, PREFILL_TOKENS};
 use super::{KvBytes, KvStore};
 use crate::measure::TierMap;
-
-/// Heads are attended in parallel from this many query-token pairs on; below, threads cost more than they save.
-const PARALLEL_PAIRS: usize = 16_384;
-
-/// From this many new tokens on, each query head is attended for itself.
-const PREFILL_TOKENS: usize = 16;
 
 /// Memory for a cache: a vector that is never longer than it was asked to be.
 #[derive(Debug, Default)]
@@ -75,34 +70,39 @@ impl<M: Storage + Sync> PackedStore<M> {
         q: &[f32],
         out: &mut [f32],
     ) -> Result<()> {
-        let shape = self.cache.shape();
-        let n_queries = q.len() / shape.key_head_dim;
-        let per_head = q.len() / shape.n_kv_heads;
-        ensure!(
-            per_head > 0 && out.len() == n_queries * shape.value_head_dim,
-            "query and output shapes differ"
-        );
-        if shape.n_kv_heads == 1
-            || n_queries * self.cache.len() < PARALLEL_PAIRS
-            || rayon::current_num_threads() == 1
+        let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = self.cache.shape();
+        let group = q.len() / (n_kv_heads * n_tokens * key_head_dim).max(1);
+        let n_rows = group * n_kv_heads * n_tokens;
+        let n_parts = if n_tokens < PREFILL_TOKENS { n_kv_heads } else { n_kv_heads * group };
+        if n_parts > 1
+            && parts::pay(n_rows * self.cache.len(), n_tokens)
+            && (q.len(), out.len()) == (n_rows * key_head_dim, n_rows * value_head_dim)
         {
-            let result = self.cache.attend_within(layer, n_tokens, window_len, q, out);
-            return result.map_err(|e| anyhow!("{e}"));
+            return self.attend_parts(layer, n_parts, (n_tokens, window_len), q, out);
         }
-        let cache = &self.cache;
-        // A KV head's query heads share its rows as long as few tokens are new. Where many are, each of them has enough
-        // rows to share by itself, and more parts keep more threads busy to the end.
-        let group = per_head / (n_tokens * shape.key_head_dim).max(1);
-        let parts = if n_tokens < PREFILL_TOKENS { 1 } else { group.max(1) };
-        let per_out = out.len() / shape.n_kv_heads;
-        q.par_chunks(per_head / parts)
-            .zip(out.par_chunks_mut(per_out / parts))
-            .enumerate()
-            .with_max_len(1)
-            .try_for_each(|(part, (q, out))| {
-                let attended = cache.attend_head(layer, part / parts, n_tokens, window_len, q, out);
-                attended.map_err(|e| anyhow!("{e}"))
-            })
+        let result = self.cache.attend_within(layer, n_tokens, window_len, q, out);
+        result.map_err(|e| anyhow!("{e}"))
+    }
+
+    /// Attends queries and outputs of matching lengths, in parts that lie within one KV head each.
+    fn attend_parts(
+        &self,
+        layer: usize,
+        n_parts: usize,
+        (n_tokens, window_len): (usize, usize),
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let per_kv_head = n_parts / self.cache.shape().n_kv_heads;
+        let failed = OnceLock::new();
+        parts::for_each((n_parts, n_tokens), q, out, |part, q, out| {
+            let attended = self.cache.attend_head(layer, part / per_kv_head, n_tokens, window_len, q, out);
+            if let Err(error) = attended {
+                // Where several fail, one error is as good as another.
+                let _ = failed.set(error);
+            }
+        });
+        failed.into_inner().map_or(Ok(()), |e| Err(anyhow!("{e}")))
     }
 
     /// Replaces what is held by what a snapshot of the codec holds.
@@ -257,14 +257,13 @@ mod tests {
         for i in 0..20 {
             store.append(0, 64, &rows(2, 64, 0.37 + i as f32), &rows(2, 64, 0.11 + i as f32)).unwrap();
         }
-        // Six query heads; few new tokens and many, with pairs enough for threads.
-        for (n, window_len) in [(3, 0), (20, 0), (64, 0), (64, 300)] {
-            assert!(6 * n * store.len() >= PARALLEL_PAIRS);
+        // Six query heads; few new tokens, in parts of a KV head, and many, in parts of a query head.
+        for (n_parts, n, window_len) in [(2, 3, 0), (6, 20, 0), (6, 64, 0), (6, 64, 300)] {
             let q = rows(6, n, 0.23);
             let (mut whole, mut parts) = (vec![0.0; q.len()], vec![1.0; q.len()]);
             store.cache.attend_within(0, n, window_len, &q, &mut whole).unwrap();
             let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-            pool.install(|| store.attend_shared(0, n, window_len, &q, &mut parts)).unwrap();
+            pool.install(|| store.attend_parts(0, n_parts, (n, window_len), &q, &mut parts)).unwrap();
             assert_eq!(whole, parts, "{n} new tokens, window {window_len}");
         }
     }

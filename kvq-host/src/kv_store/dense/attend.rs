@@ -11,22 +11,16 @@ use std::array::from_fn;
 use std::ops::Range;
 
 use kvq_codec::KvShape;
-use rayon::prelude::*;
 
 use super::BLOCK;
 use super::kernel::{Element, Kernel};
+use crate::kv_store::parts::{self, PREFILL_TOKENS};
 
 /// Queries per kernel call: with four rows each, their twelve sums fill the vector registers.
 const QUERIES: usize = 3;
 
 /// Queries that walk over the blocks together, so that a block is read from memory once for all of them.
 const TILE_QUERIES: usize = 16 * QUERIES;
-
-/// From this many new tokens on, a unit is one query head.
-const PREFILL_TOKENS: usize = 16;
-
-/// Multiply-adds from which the threads of the pool pay for being woken (about 100 µs of one thread).
-const PARALLEL_MULTIPLY_ADDS: usize = 2 << 20;
 
 /// One layer's rows and the sizes of one call.
 pub(super) struct Heads<'a, E> {
@@ -52,17 +46,17 @@ pub(super) fn attend<E: Element>(kernel: Kernel, heads: &Heads<E>, q: &[f32], ou
     let heads_per_unit = if heads.n_tokens < PREFILL_TOKENS { group } else { 1 };
     let units_per_kv_head = group / heads_per_unit;
     let rows = heads_per_unit * heads.n_tokens;
-    let run = |(unit, (q, out)): (usize, (&[f32], &mut [f32]))| {
+    let (q_unit, out_unit) = (rows * key_head_dim, rows * value_head_dim);
+    let run = |unit: usize, q: &[f32], out: &mut [f32]| {
         let head = unit / units_per_kv_head;
         attend_unit(kernel, heads, (&heads.keys[head], &heads.values[head]), q, out);
     };
-    let (q_unit, out_unit) = (rows * key_head_dim, rows * value_head_dim);
-    let multiply_adds = heads.n_heads * heads.n_tokens * heads.len * (key_head_dim + value_head_dim);
-    if multiply_adds >= PARALLEL_MULTIPLY_ADDS && rayon::current_num_threads() > 1 {
-        let units = q.par_chunks_exact(q_unit).zip(out.par_chunks_exact_mut(out_unit));
-        units.enumerate().with_max_len(1).for_each(run);
+    let n_units = heads.n_heads / heads_per_unit;
+    if n_units > 1 && parts::pay(heads.n_heads * heads.n_tokens * heads.len, heads.n_tokens) {
+        parts::for_each((n_units, heads.n_tokens), q, out, run);
     } else {
-        q.chunks_exact(q_unit).zip(out.chunks_exact_mut(out_unit)).enumerate().for_each(run);
+        let units = q.chunks_exact(q_unit).zip(out.chunks_exact_mut(out_unit)).enumerate();
+        units.for_each(|(unit, (q, out))| run(unit, q, out));
     }
 }
 
