@@ -8,6 +8,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion, SamplingMode, Throughput};
+use kvq_host::threads;
 
 use crate::limits::{Flush, read_sum};
 
@@ -69,8 +70,8 @@ pub struct Op {
 impl Op {
     /// An operation; flags of the command line change how long is measured.
     pub fn new(name: &'static str) -> Self {
-        // One thread for the dense stores too; an existing pool is an error of the bench.
-        rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("no pool yet");
+        // One thread for the dense stores too.
+        threads::apply(Some(1)).expect("a process of one thread");
         let criterion = Criterion::default()
             .sample_size(20)
             .warm_up_time(Duration::from_millis(300))

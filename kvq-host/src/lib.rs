@@ -32,6 +32,7 @@ pub mod policy;
 pub mod report;
 pub mod state;
 pub mod synth;
+pub mod threads;
 pub mod tune;
 pub mod validate;
 

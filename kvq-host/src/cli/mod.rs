@@ -14,7 +14,6 @@ mod report;
 mod shared;
 mod synth;
 mod text;
-mod threads;
 mod tune;
 mod validate;
 

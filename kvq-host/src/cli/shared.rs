@@ -8,13 +8,13 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use kvq_codec::Backend;
 
-use super::threads;
 use crate::model::{LanguageModel, LoadedModel};
 use crate::policy::{self, NamedPolicy};
 use crate::report::collection::Collection;
 use crate::report::{
     Machine, ModelRecord, PolicyRecord, Record, SCHEMA_VERSION, Settings, TextRecord, html, peak_rss_bytes,
 };
+use crate::threads;
 
 /// A command line that asks for what is not allowed: exit code 2.
 #[derive(Debug)]
