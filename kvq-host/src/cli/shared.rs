@@ -50,7 +50,7 @@ pub struct CommonArgs {
     /// Seed of everything random.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Kernels of packed caches.
+    /// Kernels of the caches, packed and dense.
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     pub backend: BackendChoice,
     /// Write the record as JSON to this file, or to standard output for `-`.
@@ -58,7 +58,7 @@ pub struct CommonArgs {
     pub json: Option<String>,
 }
 
-/// Which kernels packed caches run on.
+/// Which kernels the caches run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BackendChoice {
     /// The fastest of this machine.
@@ -114,7 +114,7 @@ pub struct Session {
     pub loaded: LoadedModel,
     /// Threads in every pool.
     pub threads: usize,
-    /// Kernels of packed caches.
+    /// Kernels of the caches, packed and dense.
     pub backend: Backend,
 }
 

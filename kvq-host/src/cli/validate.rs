@@ -68,7 +68,7 @@ struct ValidateRecord<'a> {
     command_line: Vec<String>,
     machine: Machine,
     threads: usize,
-    /// Kernels of packed caches.
+    /// Kernels of the caches, packed and dense.
     backend: &'static str,
     model: &'a str,
     policy: &'a str,

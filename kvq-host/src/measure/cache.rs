@@ -49,14 +49,14 @@ impl CacheChoice {
         }
     }
 
-    /// An empty cache; `backend` is for packed ones, dense ones use the fastest kernels they have.
+    /// An empty cache; dense ones use kernels of the same instructions as `backend`.
     ///
     /// # Errors
     /// A shape that the policy cannot serve, or fewer bytes than it needs.
     pub fn open(&self, shape: KvShape, backend: Backend) -> Result<Box<dyn KvStore>> {
         Ok(match self {
-            Self::DenseF32 => Box::new(DenseF32::new(shape)),
-            Self::DenseF16 => Box::new(DenseF16::new(shape)),
+            Self::DenseF32 => Box::new(DenseF32::with_backend(shape, backend.into())),
+            Self::DenseF16 => Box::new(DenseF16::with_backend(shape, backend.into())),
             Self::Packed(policy) => Box::new(PackedStore::new(shape, policy.policy, backend)?),
             Self::Fixed(policy, bytes) => {
                 Box::new(FixedStore::within(shape, policy.policy, backend, *bytes)?)

@@ -35,7 +35,7 @@ pub struct SpeedOptions {
     pub new_tokens: usize,
     /// Rounds, at least 1.
     pub rounds: usize,
-    /// Kernels of packed caches.
+    /// Kernels of the caches, packed and dense.
     pub backend: Backend,
 }
 

@@ -48,7 +48,7 @@ pub struct Record {
     pub machine: Machine,
     /// Threads of the model and the caches.
     pub threads: usize,
-    /// Kernels of packed caches.
+    /// Kernels of the caches, packed and dense.
     pub backend: String,
     /// Seed of everything random.
     pub seed: u64,

@@ -28,6 +28,17 @@ pub enum Backend {
     Scalar,
 }
 
+impl From<kvq_codec::Backend> for Backend {
+    /// The kernels that are to be compared with those of a packed cache: of the same instructions.
+    fn from(packed: kvq_codec::Backend) -> Self {
+        match packed.name() {
+            "scalar" => Self::Scalar,
+            "avx2" => Self::Avx2,
+            _ => Self::Auto,
+        }
+    }
+}
+
 /// A number as a dense store keeps it.
 pub trait Element: Lanes + Copy + Send + Sync + 'static {
     /// The value.
@@ -152,6 +163,21 @@ impl Kernel {
             Self::Avx2(avx2) => avx2.accumulate(values, head_dim, weights, out),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(avx512) => avx512.accumulate(values, head_dim, weights, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dense_kernels_use_the_instructions_of_the_packed_ones() {
+        for packed in kvq_codec::Backend::available() {
+            let dense = Kernel::choose(packed.into(), &KvShape::new(1, 1, 64));
+            // There are none for NEON.
+            let expected = if packed.name() == "neon" { "scalar" } else { packed.name() };
+            assert_eq!(dense.name(), expected);
         }
     }
 }
