@@ -44,14 +44,6 @@ pub(super) fn load_16_four_times(bytes: &[u8], i: usize) -> __m512i {
     _mm512_broadcast_i32x4(_mm256_castsi256_si128(load16_twice(bytes, i)))
 }
 
-/// 64 bytes of a table.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn load_64_bytes(bytes: &[u8; 64]) -> __m512i {
-    // SAFETY: the array is 64 readable bytes, and the load needs no alignment.
-    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
-}
-
 /// 64 codes of a query.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -106,12 +98,4 @@ pub(super) fn store_floats(out: &mut [f32; 16], value: __m512) {
 pub(super) fn store_weights(out: &mut [i16; 16], value: __m256i) {
     // SAFETY: the array is 32 writable bytes, and the store needs no alignment.
     unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), value) }
-}
-
-/// Stores 64 bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn store_64_bytes(out: &mut [u8; 64], value: __m512i) {
-    // SAFETY: the array is 64 writable bytes, and the store needs no alignment.
-    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), value) }
 }

@@ -1,7 +1,7 @@
 //! AVX-512 kernels, with VNNI and VBMI.
 //!
-//! They take the place of those for AVX2 in attention and in packing; rotation, other head sizes and rows that are no whole
-//! registers stay with AVX2.
+//! They take the place of those for AVX2 in attention on heads of 64, 128 and 256. Packing stays with AVX2, which is as fast: it
+//! waits for one result after another more than for arithmetic.
 //!
 //! * **Four multiply-adds in one** (`VPDPBUSD`): a byte without sign times one with it, four products summed to 32 bits
 //!   without saturation. Value sums have their 8-bit weights on the side without sign. Scores take levels plus 128
@@ -12,21 +12,14 @@
 //!   the four that count.
 //! * **A segment in four registers** (`fold`): the softmax in the order of operations of `kernel::fold`, with the same
 //!   bits.
-//! * **Tables in registers** (`nearest`): the nearest codeword of a magnitude is one of 256 entries, whatever the codebook.
-//! * **A lane per state** (`viterbi`): the eight states of both rows of a trellis search, and no store between steps but
-//!   the choices.
 
 mod accumulate;
-mod center;
 mod fold;
 mod load;
-mod nearest;
-mod precise;
 mod scale;
 mod score;
 mod turn;
 mod unpack;
-mod viterbi;
 
 use core::ops::Deref;
 
@@ -34,8 +27,6 @@ use super::Avx2;
 use crate::block::{Layout, Rows};
 use crate::kernel::simd::is_fast;
 use crate::kernel::{Fold, FoldState, HeadRow, Levels, Queries, SEGMENT, Scores, Sums, Weights};
-use crate::quantize::span::FixedScale;
-use crate::quantize::trellis;
 use crate::shape::MAX_HEAD_DIM;
 
 /// Proof that the CPU has AVX-512 with VNNI and VBMI, and what AVX2 kernels need.
@@ -78,34 +69,6 @@ impl Avx512 {
             target_feature = "avx512vbmi"
         ));
         Avx2::detect().filter(|_| there).map(Self)
-    }
-
-    pub fn encode_row(self, layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
-        if layout.is_trellis() {
-            with_avx512!(self, encode_trellis(layout, row, codes))
-        } else if row.len().is_multiple_of(nearest::STEP) {
-            with_avx512!(self, nearest::encode_scalar(layout, row, codes))
-        } else {
-            self.0.encode_row(layout, row, codes)
-        }
-    }
-
-    pub fn encode_precise(self, x: &[f32], codes: &mut [u8]) -> i16 {
-        if x.len().is_multiple_of(precise::STEP) {
-            with_avx512!(self, precise::encode_precise(x, codes))
-        } else {
-            self.0.encode_precise(x, codes)
-        }
-    }
-
-    /// As [`Avx2::add_fixed`].
-    pub fn add_fixed(self, codes: &[u8], scale: FixedScale, sum: &mut [i32]) {
-        with_avx512!(self, center::add_fixed(codes, scale, sum));
-    }
-
-    /// As [`Avx2::residual_into`].
-    pub fn residual_into(self, codes: &[u8], scale: FixedScale, center: &[i32], row: &mut [i16]) -> i32 {
-        with_avx512!(self, center::residual_into(codes, scale, center, row))
     }
 
     pub fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
@@ -185,12 +148,6 @@ impl Avx512 {
             self.0.add_scaled(out, rescale, sums, scale);
         }
     }
-}
-
-/// The portable code around the search, compiled for AVX-512.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn encode_trellis(layout: Layout, row: &[i16], codes: &mut [u8]) -> Option<i32> {
-    trellis::encode_trellis(layout, &viterbi::Avx512Search, row, codes)
 }
 
 /// Whether a row is a number of whole registers, as everything here has it, and runs have multiples of `tokens`.
