@@ -15,7 +15,7 @@
 
 use core::ops::{Add, Sub};
 
-use crate::crc::crc32;
+use crate::crc::one_by_one;
 use crate::math::scale_q;
 
 /// Signs of the first pass, one bit per position; fixed, part of the format (digits of pi).
@@ -27,7 +27,7 @@ const SECOND_SIGNS: [u64; 4] =
     [0x4528_21e6_38d0_1377, 0xbe54_66cf_34e9_0c6c, 0xc0ac_29b7_c97c_50dd, 0x3f84_d5b5_b547_0917];
 
 /// Identifies the rotation in a snapshot: the CRC-32 of the sign words.
-pub(crate) const ROTATION_ID: u32 = crc32(sign_bytes().as_flattened());
+pub(crate) const ROTATION_ID: u32 = one_by_one(u32::MAX, sign_bytes().as_flattened());
 
 const fn sign_bytes() -> [[u8; 8]; 8] {
     let mut bytes = [[0; 8]; 8];
