@@ -1,7 +1,7 @@
 //! AVX-512 kernels, with VNNI and VBMI.
 //!
-//! They take the place of those for AVX2 in attention on heads of 64, 128 and 256. Packing stays with AVX2, which is as fast: it
-//! waits for one result after another more than for arithmetic.
+//! They take the place of those for AVX2 in attention on heads of 64, 128 and 256. Packing stays with AVX2, which is as
+//! fast: it waits for one result after another more than for arithmetic.
 //!
 //! * **Four multiply-adds in one** (`VPDPBUSD`): a byte without sign times one with it, four products summed to 32 bits
 //!   without saturation. Value sums have their 8-bit weights on the side without sign. Scores take levels plus 128
