@@ -37,6 +37,9 @@ pub fn append_and_attend(
 ) -> Result<()> {
     let NewTokens { n_tokens, q, k, v, window_len } = new;
     ensure!(n_tokens > 0, "a forward pass over no token");
+    let KvShape { n_kv_heads, key_head_dim, value_head_dim: value_dim, .. } = store.shape();
+    let n_heads = q.len() / (n_tokens * key_head_dim);
+    let [mut part_q, mut part_k, mut part_v, mut attended] = [const { Vec::new() }; 4];
     let mut first = 0;
     while first < n_tokens {
         let n = store.stretch(layer).clamp(1, n_tokens - first);
@@ -44,12 +47,14 @@ pub fn append_and_attend(
             store.append(layer, n, k, v)?;
             return store.attend_within(layer, n, window_len, q, out);
         }
-        let KvShape { n_kv_heads, key_head_dim, value_head_dim: value_dim, .. } = store.shape();
-        let part = |rows, heads| tokens_of(rows, heads, n_tokens, (first, n));
-        store.append(layer, n, &part(k, n_kv_heads), &part(v, n_kv_heads))?;
-        let mut attended = vec![0.0; out.len() / n_tokens * n];
-        let n_heads = q.len() / (n_tokens * key_head_dim);
-        store.attend_within(layer, n, window_len, &part(q, n_heads), &mut attended)?;
+        for (rows, heads, part) in
+            [(q, n_heads, &mut part_q), (k, n_kv_heads, &mut part_k), (v, n_kv_heads, &mut part_v)]
+        {
+            tokens_into(rows, heads, n_tokens, (first, n), part);
+        }
+        attended.resize(n_heads * n * value_dim, 0.0);
+        store.append(layer, n, &part_k, &part_v)?;
+        store.attend_within(layer, n, window_len, &part_q, &mut attended)?;
         for (to, from) in out.chunks_exact_mut(n_tokens * value_dim).zip(attended.chunks_exact(n * value_dim))
         {
             to[first * value_dim..][..from.len()].copy_from_slice(from);
@@ -59,9 +64,12 @@ pub fn append_and_attend(
     Ok(())
 }
 
-/// Tokens `first..first + n` of `rows`, `(heads, n_tokens, head_dim)`.
-fn tokens_of(rows: &[f32], heads: usize, n_tokens: usize, (first, n): (usize, usize)) -> Vec<f32> {
+/// Makes `part` tokens `first..first + n` of `rows`, `(heads, n_tokens, head_dim)`.
+fn tokens_into(rows: &[f32], heads: usize, n_tokens: usize, (first, n): (usize, usize), part: &mut Vec<f32>) {
     let head_dim = rows.len() / (heads * n_tokens);
-    let heads = rows.chunks_exact(n_tokens * head_dim);
-    heads.flat_map(|head| &head[first * head_dim..][..n * head_dim]).copied().collect()
+    part.clear();
+    part.reserve(heads * n * head_dim);
+    for head in rows.chunks_exact(n_tokens * head_dim) {
+        part.extend_from_slice(&head[first * head_dim..][..n * head_dim]);
+    }
 }
