@@ -1,11 +1,13 @@
 //! A linear layer over full-precision or quantized weights: the one place where rows meet candle.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::utils::barrier_pool;
 use candle_core::{Device, Module, Tensor};
+use rayon::prelude::*;
 
 use super::{math, widened};
 
@@ -24,6 +26,10 @@ const GEMM_ROWS: usize = 32;
 ///
 /// A part has as many whatever the number of threads, so that results do not depend on it.
 const PART_WEIGHTS: usize = 1 << 16;
+
+/// Outputs of quantized weights that one thread dequantizes and multiplies by many rows before it takes more. A part has
+/// as many whatever the number of threads, too.
+const PART_OUTPUTS: usize = 128;
 
 /// Weights of a linear layer, `(outputs, inputs)`.
 ///
@@ -105,9 +111,7 @@ impl Linear {
         Ok(match &self.weights {
             Weights::Dense(weights) if n == 1 => one_row(&x, weights)?,
             Weights::Dense(weights) => x.matmul(&weights.t()?)?,
-            Weights::Quantized { blocks, .. } if n >= GEMM_ROWS => {
-                x.matmul(&blocks.dequantize(&Device::Cpu)?.narrow(1, 0, self.inputs)?.t()?)?
-            }
+            Weights::Quantized { blocks, .. } if n >= GEMM_ROWS => many_rows(&x, blocks, self.inputs)?,
             Weights::Quantized { blocks, matmul } => {
                 matmul.forward(&x.pad_with_zeros(1, 0, blocks.shape().dims2()?.1 - self.inputs)?)?
             }
@@ -142,6 +146,21 @@ fn one_row(x: &Tensor, weights: &Tensor) -> Result<Tensor> {
     Ok(Tensor::cat(&products.collect::<candle_core::Result<Vec<_>>>()?, 1)?)
 }
 
+/// `x · Wᵀ` of many rows over quantized weights, shared out by outputs: each part of the weights is dequantized by the
+/// thread that multiplies by it, and is still in that one's cache then. Shape: `x (n, inputs)`.
+fn many_rows(x: &Tensor, blocks: &QTensor, inputs: usize) -> Result<Tensor> {
+    let (outputs, width) = blocks.shape().dims2()?;
+    let (data, dtype) = (blocks.data()?, blocks.dtype());
+    let part_bytes = PART_OUTPUTS * (width / dtype.block_size()) * dtype.type_size();
+    let products = data.par_chunks(part_bytes).enumerate().map(|(i, data)| {
+        let storage = QStorage::from_data(Cow::Borrowed(data), &Device::Cpu, dtype)?;
+        let weights = QTensor::new(storage, (PART_OUTPUTS.min(outputs - i * PART_OUTPUTS), width))?
+            .dequantize(&Device::Cpu)?;
+        x.matmul(&weights.narrow(1, 0, inputs)?.t()?)
+    });
+    Ok(Tensor::cat(&products.collect::<candle_core::Result<Vec<_>>>()?, 1)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +175,24 @@ mod tests {
         let parts = one_row(&x, &weights).unwrap();
         let whole = x.matmul(&weights.t().unwrap()).unwrap();
         assert_eq!(parts.dims(), [1, outputs]);
+        let rows = |product: Tensor| product.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (part, whole) in rows(parts).into_iter().zip(rows(whole)) {
+            assert!((part - whole).abs() < 1e-3, "{part} {whole}");
+        }
+    }
+
+    #[test]
+    fn many_rows_in_parts_are_the_rows() {
+        // Parts of 128 outputs, the last of 44; the last 16 columns are no inputs.
+        let (n, inputs, width, outputs) = (40, 240, 256, 300);
+        let wave = |n: usize, step: f32| (0..n).map(|i| (i as f32 * step).sin()).collect::<Vec<_>>();
+        let x = Tensor::from_vec(wave(n * inputs, 0.7), (n, inputs), &Device::Cpu).unwrap();
+        let weights = Tensor::from_vec(wave(outputs * width, 0.3), (outputs, width), &Device::Cpu).unwrap();
+        let blocks = QTensor::quantize(&weights, GgmlDType::Q8_0).unwrap();
+        let parts = many_rows(&x, &blocks, inputs).unwrap();
+        let weights = blocks.dequantize(&Device::Cpu).unwrap().narrow(1, 0, inputs).unwrap();
+        let whole = x.matmul(&weights.t().unwrap()).unwrap();
+        assert_eq!(parts.dims(), [n, outputs]);
         let rows = |product: Tensor| product.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (part, whole) in rows(parts).into_iter().zip(rows(whole)) {
             assert!((part - whole).abs() < 1e-3, "{part} {whole}");
