@@ -59,7 +59,7 @@ mod shape;
 pub use block::Layout;
 pub use cache::{
     COMPRESSION_FROM_TOKENS, Cache, KvCache, MemoryReport, SNAPSHOT_HEADER_BYTES, SNAPSHOT_OVERHEAD_BYTES,
-    SnapshotInfo, Storage, TierUse, capacity_tokens, minimum_bytes, snapshot_bytes_max,
+    SnapshotInfo, Storage, Threads, TierUse, capacity_tokens, minimum_bytes, snapshot_bytes_max,
 };
 pub use error::{Error, Side};
 pub use fixed::Fixed;

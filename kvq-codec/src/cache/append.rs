@@ -1,10 +1,12 @@
 //! Appending: checks first, then rotation and 8-bit rows into the sinks or the recent window.
 
 use super::Cache;
+use super::encode::View;
 use super::layer::{LayerState, SpanHead};
 use super::side_plan::SidePlan;
 use super::storage::{self, Storage};
-use super::vectors::{Heads, Vectors};
+use super::threads::{OneThread, Threads};
+use super::vectors::{EncodedRows, Heads, Vectors};
 use crate::bytes::{get_u32, put, put_i16, put_u32};
 use crate::error::{Error, Side, figure};
 use crate::fixed::{Fixed, check_fraction_bits};
@@ -48,10 +50,55 @@ impl<S: Storage> Cache<S> {
         keys: &[f32],
         values: &[f32],
     ) -> Result<(), Error> {
+        self.append_with(layer, n_tokens, keys, values, &OneThread)
+    }
+
+    /// As [`append`](Self::append), with the help of other threads where there is enough to encode; the same bytes.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    ///
+    /// # Examples
+    /// See [`Threads`].
+    pub fn append_with(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        keys: &[f32],
+        values: &[f32],
+        threads: &impl Threads,
+    ) -> Result<(), Error> {
         let state = self.check_lengths(layer, n_tokens, keys.len(), values.len())?;
         self.check_finite(Side::Key, keys, n_tokens, state.len)?;
         self.check_finite(Side::Value, values, n_tokens, state.len)?;
-        self.append_all(layer, n_tokens, [&keys, &values])
+        let Some((parts, part_bytes)) = self.encode_rows(n_tokens, [keys, values], threads) else {
+            return self.append_all(layer, n_tokens, [&keys, &values], threads);
+        };
+        let plan = self.plan;
+        let n_key_bytes = plan.key.n_blocks * part_bytes;
+        let (keys, values) = parts.as_ref().split_at_checked(n_key_bytes).unwrap_or_default();
+        let rows = |plan, parts| EncodedRows { plan, n_tokens, parts, part_bytes };
+        self.append_all(layer, n_tokens, [&rows(&plan.key, keys), &rows(&plan.value, values)], threads)
+    }
+
+    /// Has `threads` encode the 8-bit rows of all tokens, keys and then values, unless they leave it to the caller;
+    /// returns them and the bytes of a part.
+    #[inline(always)]
+    fn encode_rows<T: Threads>(
+        &self,
+        n_tokens: usize,
+        [keys, values]: [&[f32]; 2],
+        threads: &T,
+    ) -> Option<(T::Parts, usize)> {
+        let View { plan, backend, .. } = self.view();
+        let part_bytes = EncodedRows::part_bytes(n_tokens, plan.most_block_values());
+        let n_parts = plan.key.n_blocks + plan.value.n_blocks;
+        let parts = threads.share_out(n_parts, part_bytes, &|part, bytes| {
+            let (side, block) = plan.split_block(part);
+            let x = if side == Side::Key { keys } else { values };
+            EncodedRows::encode(x, (backend, plan.side(side), block), n_tokens, bytes);
+        })?;
+        (parts.as_ref().len() == n_parts.saturating_mul(part_bytes)).then_some((parts, part_bytes))
     }
 
     /// As [`append`](Self::append), from fixed-point numbers and without a float operation: for cores without an FPU.
@@ -82,7 +129,7 @@ impl<S: Storage> Cache<S> {
         self.check_lengths(layer, n_tokens, keys.numbers.len(), values.numbers.len())?;
         check_fraction_bits(keys.fraction_bits)?;
         check_fraction_bits(values.fraction_bits)?;
-        self.append_all(layer, n_tokens, [&keys, &values])
+        self.append_all(layer, n_tokens, [&keys, &values], &OneThread)
     }
 
     fn check_lengths(
@@ -99,10 +146,16 @@ impl<S: Storage> Cache<S> {
     }
 
     /// Appends what was checked, all tokens of it or, where there is no room, none.
-    fn append_all(&mut self, layer: usize, n_tokens: usize, sides: [&dyn Vectors; 2]) -> Result<(), Error> {
+    fn append_all(
+        &mut self,
+        layer: usize,
+        n_tokens: usize,
+        sides: [&dyn Vectors; 2],
+        threads: &impl Threads,
+    ) -> Result<(), Error> {
         self.check_room(layer, &self.layer(layer), n_tokens)?;
         for token in 0..n_tokens {
-            self.append_one(layer, sides, token, n_tokens)?;
+            self.append_one(layer, sides, token, n_tokens, threads)?;
         }
         Ok(())
     }
@@ -193,6 +246,7 @@ impl<S: Storage> Cache<S> {
         [keys, values]: [&dyn Vectors; 2],
         token: usize,
         n_tokens: usize,
+        threads: &impl Threads,
     ) -> Result<(), Error> {
         let mut state = self.layer(layer);
         #[cfg(test)]
@@ -203,7 +257,7 @@ impl<S: Storage> Cache<S> {
             state.n_sink += 1;
         } else {
             if state.n_hot >= self.plan.hot_len {
-                self.pack_oldest(layer, &mut state)?;
+                self.pack_oldest(layer, &mut state, threads)?;
                 self.put_layer(layer, &state);
             }
             self.claim_hot_unit(layer, Side::Key, state.n_hot)?;
@@ -245,13 +299,10 @@ impl<S: Storage> Cache<S> {
         put_block: PutBlock<'_, S>,
     ) {
         let plan = *self.plan.side(side);
-        let rotation = if side == Side::Key { self.key_rotation() } else { self.value_rotation() };
         for block in 0..plan.n_blocks {
             let mut codes = [0u8; MAX_ROW];
             let codes = codes.get_mut(..plan.block_values(block)).unwrap_or(&mut []);
-            let first = (block * plan.heads_per_block * n_tokens + token) * plan.head_dim;
-            let heads = Heads { first, step: n_tokens * plan.head_dim, rotation };
-            let exponent = x.encode(self.backend, &heads, codes);
+            let exponent = x.encode(self.backend, &Heads::new(&plan, block, (token, n_tokens)), codes);
             put_block(self, &plan, block, exponent, codes);
         }
     }

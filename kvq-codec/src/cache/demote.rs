@@ -4,22 +4,24 @@
 //! units that the new layout does not need are free afterwards.
 
 use super::Cache;
+use super::encode::{Apart, Block, InPlace, encode_block, encode_block_again};
 use super::layer::{LayerState, SpanHead};
-use super::pack::{Source, UnitIds};
-use super::plan::MAX_SPAN;
 use super::side_plan::SidePlan;
 use super::storage::{self, NONE, Storage};
-use crate::block::{Layout, Planes, Rows, levels_into};
-use crate::bytes::{get_i16, slice};
+use super::threads::Threads;
+use crate::block::{Layout, Planes, Rows};
+use crate::bytes::slice;
 use crate::error::{Error, Side};
 use crate::policy::{N_TIERS, Tier};
-use crate::quantize::precise::ZERO;
-use crate::quantize::row::MAX_ROW;
-use crate::quantize::span::{ZERO_SCALE, block_exponent, encode_again, scale_byte};
 
 impl<S: Storage> Cache<S> {
     /// Demotes spans that have reached the age of a tier.
-    pub(super) fn demote_by_age(&mut self, layer: usize, state: &mut LayerState) -> Result<(), Error> {
+    pub(super) fn demote_by_age(
+        &mut self,
+        layer: usize,
+        state: &mut LayerState,
+        threads: &impl Threads,
+    ) -> Result<(), Error> {
         if N_TIERS == 1 || self.plan.is_edge(layer) {
             return Ok(());
         }
@@ -42,7 +44,7 @@ impl<S: Storage> Cache<S> {
                     if state.len.saturating_sub(head.start + head.count) < from_age as usize {
                         break;
                     }
-                    self.demote_span(state, span, side, tier)?;
+                    self.demote_span(state, span, side, tier, threads)?;
                 }
             }
         }
@@ -56,6 +58,7 @@ impl<S: Storage> Cache<S> {
         span: u32,
         side: Side,
         to: usize,
+        threads: &impl Threads,
     ) -> Result<(), Error> {
         let mut head = SpanHead::read(self.record(span));
         let from = head.tier(side);
@@ -63,20 +66,29 @@ impl<S: Storage> Cache<S> {
         let plan = *self.plan.side(side);
         let source = self.ids(span, &plan);
         let target = self.take_units(plan.units(new, self.plan.span_len))?;
-        for block in 0..plan.n_blocks {
+        let view = self.view();
+        let parts = self.encode_apart(threads, plan.n_blocks, |block, bytes| {
+            let mut apart = Apart { view, at: Block { side, plan: &plan, block, layout: new }, bytes };
             if old == Layout::Q8 {
-                let mut exponents = [ZERO; MAX_SPAN];
-                let base = get_i16(self.record(span), plan.bases + 2 * block);
-                for (t, e) in exponents.iter_mut().enumerate().take(self.plan.span_len) {
-                    let byte = self.scale_byte_at(span, &plan, block, t);
-                    *e = block_exponent(base, byte).map_or(ZERO, |e| e as i16);
-                }
-                let source = Source { ids: &source, exponents: &exponents };
-                self.pack_block(side, new, block, &source, span, &target);
+                encode_block(&mut apart, &view.precise_span(span, &plan, block, &source));
             } else {
-                #[cfg(test)]
-                super::encodings::note_span(self.record(span), self.plan.span_len, side, new, block);
-                self.encode_block_again((span, &plan, block), old, (new, &target));
+                encode_block_again(&mut apart, span, old);
+            }
+        });
+        for block in 0..plan.n_blocks {
+            let part = self.part(parts.as_ref().map(AsRef::as_ref), block);
+            let at = Block { side, plan: &plan, block, layout: new };
+            if old == Layout::Q8 {
+                let source = self.view().precise_span(span, &plan, block, &source);
+                self.pack_block(at, &source, span, &target, part);
+                continue;
+            }
+            #[cfg(test)]
+            super::encodings::note_span(self.record(span), self.plan.span_len, side, new, block);
+            let mut sink = InPlace { cache: self, at, record: span, target: &target };
+            match part {
+                Some(part) => sink.take(part, false),
+                None => encode_block_again(&mut sink, span, old),
             }
         }
         self.give_units(&source);
@@ -87,33 +99,6 @@ impl<S: Storage> Cache<S> {
             state.span_units + self.plan.tier_units(side, to) - self.plan.tier_units(side, from);
         self.advance_cursors(state, side, span);
         Ok(())
-    }
-
-    /// Encodes one block of a span again; the record still names the units of the old layout.
-    fn encode_block_again(
-        &mut self,
-        (span, plan, block): (u32, &SidePlan, usize),
-        old: Layout,
-        (new, target): (Layout, &UnitIds),
-    ) {
-        let n_values = plan.block_values(block);
-        let base = get_i16(self.record(span), plan.bases + 2 * block);
-        let mut levels = [0i8; MAX_ROW];
-        let mut codes = [0u8; MAX_ROW];
-        let levels = levels.get_mut(..n_values).unwrap_or(&mut []);
-        let codes = codes.get_mut(..n_values).unwrap_or(&mut []);
-        for t in 0..self.plan.span_len {
-            let ids = Self::id_bytes(self.record(span), plan);
-            let row = self.rows(plan, old, block, ids, self.plan.span_len).row(t);
-            levels_into(old, &row, 0, levels);
-            let byte = self.scale_byte_at(span, plan, block, t);
-            let byte = match (block_exponent(base, byte), encode_again(self.backend, new, levels, codes)) {
-                (Some(e), Some(change)) => scale_byte(base, e + change),
-                _ => ZERO_SCALE,
-            };
-            self.put_scale_byte(span, plan, block, t, byte);
-            self.put_codes(plan, new, block, t, codes, target);
-        }
     }
 
     /// The rows of the first `n` tokens of a span or a part of the recent window, whose units are `ids`.

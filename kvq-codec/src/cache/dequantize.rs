@@ -9,7 +9,7 @@ use super::layer::SpanHead;
 use super::place::HeadPlace;
 use super::storage::{self, NONE, Storage};
 use crate::block::{Layout, Rows, levels_into};
-use crate::bytes::{get_i16, slice};
+use crate::bytes::{get_i16, get_u8, slice};
 use crate::error::{Error, Side};
 use crate::math::exp2_8;
 use crate::pack::plane_row_bytes;
@@ -90,7 +90,7 @@ impl<S: Storage> Cache<S> {
             let base = get_i16(record, plan.bases + 2 * block);
             let center = (side == Side::Key && layout.is_centered()).then(|| self.center(record, &place));
             for (t, vector) in vectors.by_ref().take(head.count).enumerate() {
-                let exponent = block_exponent(base, self.scale_byte_at(at, plan, block, t));
+                let exponent = block_exponent(base, get_u8(record, plan.scale(self.plan.span_len, block, t)));
                 self.restore_vector(&place, (layout, &rows, t), exponent, center.as_ref(), vector);
             }
             at = head.next;

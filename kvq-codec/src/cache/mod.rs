@@ -5,6 +5,7 @@ mod arithmetic;
 mod attend;
 mod demote;
 mod dequantize;
+mod encode;
 #[cfg(test)]
 mod encodings;
 mod fork;
@@ -17,6 +18,7 @@ mod side_plan;
 mod snapshot;
 mod storage;
 mod take_over;
+mod threads;
 mod tile;
 mod trim;
 mod vectors;
@@ -26,6 +28,7 @@ pub use plan::{COMPRESSION_FROM_TOKENS, capacity_tokens, minimum_bytes};
 pub use report::{MemoryReport, TierUse};
 pub use snapshot::{SNAPSHOT_HEADER_BYTES, SNAPSHOT_OVERHEAD_BYTES, SnapshotInfo, snapshot_bytes_max};
 pub use storage::Storage;
+pub use threads::Threads;
 
 use crate::error::{Error, figure};
 use crate::kernel::Backend;

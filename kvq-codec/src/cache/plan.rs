@@ -177,6 +177,16 @@ impl Plan {
         }
     }
 
+    /// Which block of which side is number `part` of all, keys first.
+    pub fn split_block(&self, part: usize) -> (Side, usize) {
+        part.checked_sub(self.key.n_blocks).map_or((Side::Key, part), |block| (Side::Value, block))
+    }
+
+    /// Values of the widest block.
+    pub const fn most_block_values(&self) -> usize {
+        max(self.key.heads_per_block * self.key.head_dim, self.value.heads_per_block * self.value.head_dim)
+    }
+
     /// The layout of a tier; tiers that do not exist read as the first.
     pub const fn layout(&self, side: Side, tier: usize) -> Layout {
         let tiers = self.policy.tiers(side);

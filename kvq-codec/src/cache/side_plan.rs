@@ -164,6 +164,11 @@ impl SidePlan {
         self.sink_rows + n_sink * block * self.heads_per_block * self.head_dim
     }
 
+    /// Where the scale byte of token `t` in `block` lies within a span record.
+    pub const fn scale(&self, span_len: usize, block: usize, t: usize) -> usize {
+        self.scales + block * span_len + t
+    }
+
     /// Bytes of a row of 8-bit codes, all blocks.
     pub const fn row_bytes(&self) -> usize {
         self.n_heads * self.head_dim
