@@ -8,7 +8,7 @@ use kvq_codec::{
     Backend, Cache, Error, KvCache, KvShape, MAX_TIERS, MemoryReport, Policy, Side, Storage, TierUse,
 };
 
-use super::parts::{self, PREFILL_TOKENS};
+use super::parts::{self, PREFILL_TOKENS, PoolThreads};
 use super::{KvBytes, KvStore};
 use crate::measure::TierMap;
 
@@ -95,7 +95,7 @@ impl<M: Storage + Sync> PackedStore<M> {
     ) -> Result<()> {
         let per_kv_head = n_parts / self.cache.shape().n_kv_heads;
         let failed = OnceLock::new();
-        parts::for_each((n_parts, n_tokens), q, out, |part, q, out| {
+        parts::attend(n_parts, q, out, |part, q, out| {
             let attended = self.cache.attend_head(layer, part / per_kv_head, n_tokens, window_len, q, out);
             if let Err(error) = attended {
                 // Where several fail, one error is as good as another.
@@ -183,7 +183,7 @@ impl<M: Storage + Send + Sync + 'static> KvStore for PackedStore<M> {
     }
 
     fn append(&mut self, layer: usize, n_tokens: usize, k: &[f32], v: &[f32]) -> Result<()> {
-        self.cache.append(layer, n_tokens, k, v).map_err(|e| anyhow!("{e}"))
+        self.cache.append_with(layer, n_tokens, k, v, &PoolThreads).map_err(|e| anyhow!("{e}"))
     }
 
     fn attend_within(

@@ -37,16 +37,16 @@ pub fn append_and_attend(
 ) -> Result<()> {
     let NewTokens { n_tokens, q, k, v, window_len } = new;
     ensure!(n_tokens > 0, "a forward pass over no token");
+    if store.stretch(layer) >= n_tokens {
+        store.append(layer, n_tokens, k, v)?;
+        return store.attend_within(layer, n_tokens, window_len, q, out);
+    }
     let KvShape { n_kv_heads, key_head_dim, value_head_dim: value_dim, .. } = store.shape();
     let n_heads = q.len() / (n_tokens * key_head_dim);
     let [mut part_q, mut part_k, mut part_v, mut attended] = [const { Vec::new() }; 4];
     let mut first = 0;
     while first < n_tokens {
         let n = store.stretch(layer).clamp(1, n_tokens - first);
-        if n == n_tokens {
-            store.append(layer, n, k, v)?;
-            return store.attend_within(layer, n, window_len, q, out);
-        }
         for (rows, heads, part) in
             [(q, n_heads, &mut part_q), (k, n_kv_heads, &mut part_k), (v, n_kv_heads, &mut part_v)]
         {

@@ -53,7 +53,7 @@ pub(super) fn attend<E: Element>(kernel: Kernel, heads: &Heads<E>, q: &[f32], ou
     };
     let n_units = heads.n_heads / heads_per_unit;
     if n_units > 1 && parts::pay(heads.n_heads * heads.n_tokens * heads.len, heads.n_tokens) {
-        parts::for_each((n_units, heads.n_tokens), q, out, run);
+        parts::attend(n_units, q, out, run);
     } else {
         let units = q.chunks_exact(q_unit).zip(out.chunks_exact_mut(out_unit)).enumerate();
         units.for_each(|(unit, (q, out))| run(unit, q, out));
