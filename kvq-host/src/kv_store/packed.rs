@@ -183,7 +183,13 @@ impl<M: Storage + Send + Sync + 'static> KvStore for PackedStore<M> {
     }
 
     fn append(&mut self, layer: usize, n_tokens: usize, k: &[f32], v: &[f32]) -> Result<()> {
-        self.cache.append_with(layer, n_tokens, k, v, &PoolThreads).map_err(|e| anyhow!("{e}"))
+        let appended = if M::GROWS {
+            self.cache.append_with(layer, n_tokens, k, v, &PoolThreads)
+        } else {
+            // What threads encode apart would need bytes beside those of the budget.
+            self.cache.append(layer, n_tokens, k, v)
+        };
+        appended.map_err(|e| anyhow!("{e}"))
     }
 
     fn attend_within(

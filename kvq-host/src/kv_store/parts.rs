@@ -66,7 +66,7 @@ impl Threads for PoolThreads {
         part_bytes: usize,
         work: &(dyn Fn(usize, &mut [u8]) + Sync),
     ) -> Option<Vec<u8>> {
-        if barrier_pool().n_workers() == 0 || n_parts * part_bytes < PARALLEL_BYTES {
+        if n_parts * part_bytes < PARALLEL_BYTES || barrier_pool().n_workers() == 0 {
             return None;
         }
         let mut parts = vec![0; n_parts * part_bytes];
