@@ -96,7 +96,7 @@ impl<S: Storage> Cache<S> {
         let parts = threads.share_out(n_parts, part_bytes, &|part, bytes| {
             let (side, block) = plan.split_block(part);
             let x = if side == Side::Key { keys } else { values };
-            EncodedRows::encode(x, (backend, plan.side(side), block), n_tokens, bytes);
+            EncodedRows::fill_part(x, (backend, plan.side(side), block), n_tokens, bytes);
         })?;
         (parts.as_ref().len() == n_parts.saturating_mul(part_bytes)).then_some((parts, part_bytes))
     }

@@ -99,7 +99,7 @@ impl EncodedRows<'_> {
     }
 
     /// Encodes the rows of a block into a part.
-    pub fn encode(
+    pub fn fill_part(
         x: &[f32],
         (backend, plan, block): (Backend, &SidePlan, usize),
         n_tokens: usize,
