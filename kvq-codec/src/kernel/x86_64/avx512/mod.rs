@@ -8,12 +8,13 @@
 //!   there, and what that adds, 128 times the sum of the query, goes off again at the end.
 //! * **Sixteen tokens in a register** (`score`, `turn`): rows become columns of four bytes first, whose products with four
 //!   codes of a query add up to sixteen scores without a sum across a register. 4-bit rows of heads of 64 are turned while
-//!   they are packed. `VPERMB` looks at six bits of an index, so a codebook that is repeated four times needs no mask over
-//!   the four that count.
+//!   they are packed; where their codes are stored by the bit (`bits`), a row is a lane of 64 bits as it lies in memory.
+//!   `VPERMB` looks at six bits of an index, so a codebook that is repeated four times needs no mask over the four that count.
 //! * **A segment in four registers** (`fold`): the softmax in the order of operations of `kernel::fold`, with the same
 //!   bits.
 
 mod accumulate;
+mod bits;
 mod fold;
 mod load;
 mod scale;
@@ -89,6 +90,8 @@ impl Avx512 {
             with_avx512!(self, score::score_shared(layout, rows, head.head_dim, queries, levels, scores));
         } else if layout == Layout::S4 && head.head_dim == 64 && rows.n > 1 && is_fast(head, rows, 16) {
             with_avx512!(self, score::score_s4(rows, queries, scores));
+        } else if coarse && layout != Layout::S4 && head.head_dim == 64 && is_fast(head, rows, bits::TOKENS) {
+            with_avx512!(self, score::score_bits(layout, rows, queries, scores));
         } else if !serves(rows, head, 4) {
             self.0.score_keys(layout, rows, head, queries, levels, scores);
         } else if layout == Layout::Q8 {

@@ -4,8 +4,9 @@ use core::arch::x86_64::*;
 
 use super::super::load::{load32, store_four};
 use super::super::unpack::for_each_rows;
+use super::bits::{self, Bits};
 use super::by_layout;
-use super::load::{load_64, load_ints, load_numbers, load_query, store_64, store_ints};
+use super::load::{load_64, load_ints, load_numbers, load_query, store_64, store_eight_ints, store_ints};
 use super::turn::{turn, turn_halves};
 use super::unpack::{codebook, levels};
 use crate::block::{Layout, Rows};
@@ -66,6 +67,67 @@ fn for_each_sixteen(rows: &Rows<'_>, mut f: impl FnMut(usize, &[[u8; 32]; 16])) 
         }
         first += run.n.max(1);
     }
+}
+
+/// Rows of heads of 64 whose codes lie in planes of one and two bits: eight tokens at a time, by columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn score_bits(layout: Layout, rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
+    match layout {
+        Layout::Q8 | Layout::S4 => {}
+        Layout::S3 => columns_of_bits::<{ Layout::S3.tag() }>(rows, queries, scores),
+        Layout::S2 => columns_of_bits::<{ Layout::S2.tag() }>(rows, queries, scores),
+        Layout::T4 => columns_of_bits::<{ Layout::T4.tag() }>(rows, queries, scores),
+        Layout::T3 => columns_of_bits::<{ Layout::T3.tag() }>(rows, queries, scores),
+        Layout::T2 => columns_of_bits::<{ Layout::T2.tag() }>(rows, queries, scores),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn columns_of_bits<const LAYOUT: u8>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
+    match queries.n {
+        1 => bits_by::<LAYOUT, 1>(rows, queries, scores),
+        2 => bits_by::<LAYOUT, 2>(rows, queries, scores),
+        3 => bits_by::<LAYOUT, 3>(rows, queries, scores),
+        _ => bits_by::<LAYOUT, TILE>(rows, queries, scores),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn bits_by<const LAYOUT: u8, const N: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
+    let codebook = codebook::<LAYOUT, BIAS>();
+    let chunk = Chunk::<N>::new(queries, 0);
+    // The codes of a column side by side.
+    let mut codes = [[[0u8; 8]; 8]; N];
+    for (to, row) in codes.iter_mut().zip(chunk.codes) {
+        for (s, column) in to.iter_mut().enumerate() {
+            for (k, code) in column.iter_mut().enumerate() {
+                *code = row[s + 8 * k] as u8;
+            }
+        }
+    }
+    let mut eight = 0;
+    for_each_rows::<LAYOUT, 64, { bits::TOKENS }>(rows, |planes| {
+        let codes = core::hint::black_box(&codes);
+        let bits = Bits::<LAYOUT>::new(planes);
+        let mut sums = [_mm512_setzero_si512(); N];
+        macro_rules! columns {
+            ($($s:literal)*) => {$(
+                let levels = _mm512_permutexvar_epi8(bits.index($s), codebook);
+                for (sum, codes) in sums.iter_mut().zip(codes) {
+                    *sum = _mm512_dpbusd_epi32(*sum, levels, _mm512_set1_epi64(i64::from_le_bytes(codes[$s])));
+                }
+            )*};
+        }
+        columns!(0 1 2 3 4 5 6 7);
+        for ((sum, excess), scores) in sums.into_iter().zip(chunk.excess).zip(scores.iter_mut()) {
+            let both = _mm512_add_epi32(sum, _mm512_srli_epi64::<32>(sum));
+            let sums = _mm256_sub_epi32(_mm512_cvtepi64_epi32(both), _mm256_set1_epi32(excess));
+            if let Some(to) = scores.as_chunks_mut::<8>().0.get_mut(eight) {
+                store_eight_ints(to, sums);
+            }
+        }
+        eight += 1;
+    });
 }
 
 /// Rows of any coarse layout, unpacked and then turned.
