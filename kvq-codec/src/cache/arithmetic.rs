@@ -96,7 +96,7 @@ pub(super) struct Float;
 /// The scale of an 8-bit query over the root of the key head size, and the softmax.
 pub(super) struct FloatRow {
     factor: f32,
-    state: FoldState,
+    pub state: FoldState,
 }
 
 impl Arithmetic for Float {
@@ -135,7 +135,7 @@ impl Arithmetic for Float {
             *to = *from;
         }
         backend.rotate(rotation, x);
-        let factor = queries.quantize(i, x) * inverse_sqrt(rotation.head_dim() as f32);
+        let factor = backend.quantize_query(queries, i, x) * inverse_sqrt(rotation.head_dim() as f32);
         FloatRow { factor, state: FoldState::EMPTY }
     }
 
@@ -166,10 +166,15 @@ impl Arithmetic for Float {
     }
 
     fn finish(self, backend: Backend, rotation: Rotation, row: &FloatRow, out: &mut [f32]) {
-        let inverse = if row.state.sum > 0.0 { 1.0 / row.state.sum } else { 0.0 };
-        out.iter_mut().for_each(|v| *v *= inverse);
-        backend.unrotate(rotation, out);
+        finish(backend, rotation, row.state.sum, out);
     }
+}
+
+/// Divides sums of values by the sum of their weights and rotates back.
+pub(super) fn finish(backend: Backend, rotation: Rotation, weights: f32, out: &mut [f32]) {
+    let inverse = if weights > 0.0 { 1.0 / weights } else { 0.0 };
+    out.iter_mut().for_each(|v| *v *= inverse);
+    backend.unrotate(rotation, out);
 }
 
 impl<'a> Scored<'a, f32> {

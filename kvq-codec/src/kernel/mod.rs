@@ -277,6 +277,18 @@ impl Backend {
         dispatch!(self, unrotate(rotation, x));
     }
 
+    /// See [`Queries::quantize`].
+    #[inline]
+    pub(crate) fn quantize_query(self, queries: &mut Queries, i: usize, query: &[f32]) -> f32 {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(avx2) => avx2.quantize_query(queries, i, query),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(avx512) => avx512.quantize_query(queries, i, query),
+            _ => queries.quantize(i, query),
+        }
+    }
+
     /// Scales of the blocks whose span has `base`: `out[t] = 2^((base - bytes[t])/8)`, 0 for rows of zeros.
     #[inline]
     pub(crate) fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {

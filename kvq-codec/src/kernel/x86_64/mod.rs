@@ -51,7 +51,7 @@ pub(crate) struct Avx2(());
 
 /// The portable code, compiled for AVX2.
 mod portable {
-    use super::{Layout, MAX_HEAD_DIM, scalar};
+    use super::{Layout, MAX_HEAD_DIM, Queries, scalar};
     use crate::quantize::{precise, row, trellis};
 
     #[target_feature(enable = "avx2,fma")]
@@ -72,6 +72,11 @@ mod portable {
         } else {
             precise::encode_precise(x, codes)
         }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn quantize_query(queries: &mut Queries, i: usize, query: &[f32]) -> f32 {
+        queries.quantize(i, query)
     }
 
     #[target_feature(enable = "avx2,fma")]
@@ -131,6 +136,10 @@ impl Avx2 {
 
     pub fn unrotate(self, rotation: Rotation, x: &mut [f32]) {
         with_avx2!(self, rotate::turn(rotation, x, true));
+    }
+
+    pub fn quantize_query(self, queries: &mut Queries, i: usize, query: &[f32]) -> f32 {
+        with_avx2!(self, portable::quantize_query(queries, i, query))
     }
 
     pub fn scales_into(self, base: i16, bytes: &[u8], out: &mut [f32; SEGMENT]) {
