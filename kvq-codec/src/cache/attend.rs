@@ -7,9 +7,9 @@
 use super::Cache;
 use super::append::check_length;
 use super::arithmetic::{Arithmetic, Float, Integer};
-use super::place::{Head, Place};
+use super::place::{Asked, Head, Place};
 use super::storage::Storage;
-use super::tile::{DECODE_TILES, SegmentWork, Tile, Work};
+use super::tile::{DECODE_TILES, Line, SegmentWork, Tile, Work};
 use crate::error::{Error, figure};
 use crate::fixed::{Fixed, check_fraction_bits};
 use crate::kernel::TILE;
@@ -126,7 +126,8 @@ impl<S: Storage> Cache<S> {
             return Err(Error::QueryHeads { multiple_of, got: figure(got) });
         }
         check_length("out", out.len(), group * n_tokens * shape.n_kv_heads * shape.value_head_dim)?;
-        self.attend_heads(arithmetic, layer, (0, shape.n_kv_heads), (n_tokens, window_len), queries, out)
+        let asked = Asked::new(layer, 0..shape.n_kv_heads, n_tokens, window_len);
+        self.attend_whole(arithmetic, asked, queries, out)
     }
 
     /// As [`attend_within`](Self::attend_within), for the query heads that read one KV head; a host may call it
@@ -147,22 +148,36 @@ impl<S: Storage> Cache<S> {
         if kv_head >= n_kv_heads {
             return Err(Error::KvHead { n_kv_heads: figure(n_kv_heads), got: figure(kv_head) });
         }
-        self.attend_heads(Float, layer, (kv_head, 1), (n_tokens, window_len), queries, out)
+        let asked = Asked::new(layer, kv_head..kv_head + 1, n_tokens, window_len);
+        self.attend_whole(Float, asked, queries, out)
     }
 
-    /// Attends the queries of `n_heads` KV heads from `first_head` on, which exist.
+    /// Attends over all tokens.
+    fn attend_whole<A: Arithmetic>(
+        &self,
+        arithmetic: A,
+        asked: Asked<'_>,
+        queries: &[A::Query],
+        out: &mut [A::Out],
+    ) -> Result<(), Error> {
+        self.attend_heads(arithmetic, asked, queries, out, |_, line, out| {
+            arithmetic.finish(self.backend, self.value_rotation(), &line.row, out);
+        })
+    }
+
+    /// Attends the queries of KV heads, which exist. `finish` gets each query row and its sums when all that it sees of
+    /// the positions of a part, whose place comes with the row's, is added; the next part goes on from what it leaves.
     ///
     /// Its kilobytes of buffers are on the stack of this call alone: inlined, they would lie in the caller's frame,
     /// below whatever else the caller calls.
     #[inline(never)]
-    fn attend_heads<A: Arithmetic>(
+    pub(super) fn attend_heads<A: Arithmetic>(
         &self,
         arithmetic: A,
-        layer: usize,
-        (first_head, n_heads): (usize, usize),
-        (n_tokens, window_len): (usize, usize),
+        Asked { layer, kv_heads, n_tokens, window_len, parts }: Asked<'_>,
         queries: &[A::Query],
         out: &mut [A::Out],
+        mut finish: impl FnMut((usize, usize), &mut Line<A::Row>, &mut [A::Out]),
     ) -> Result<(), Error> {
         self.check_layer(layer)?;
         let state = self.layer(layer);
@@ -171,6 +186,7 @@ impl<S: Storage> Cache<S> {
             return Err(Error::PastEnd { len: figure(held), got: figure(n_tokens) });
         }
         let (key_dim, value_dim) = (self.plan.shape.key_head_dim, self.plan.shape.value_head_dim);
+        let n_heads = kv_heads.len();
         let n_rows = queries.len().checked_div(key_dim * n_heads).unwrap_or(0);
         let whole = n_rows * key_dim * n_heads == queries.len();
         if n_rows == 0 || !whole || n_rows.checked_rem(n_tokens) != Some(0) {
@@ -185,10 +201,10 @@ impl<S: Storage> Cache<S> {
             (a, b) => a.min(b),
         };
         let mut work = Work::<A>::new();
-        let (mut queries, mut out, mut head) = (queries, out, first_head);
+        let (mut queries, mut out, mut head) = (queries, out, kv_heads.start);
         while !queries.is_empty() {
             // The rows of a decode step fit a tile, so that some heads may share a walk.
-            let n = if n_rows <= TILE { (first_head + n_heads - head).min(DECODE_TILES) } else { 1 };
+            let n = if n_rows <= TILE { (kv_heads.end - head).min(DECODE_TILES) } else { 1 };
             let (Some((q, q_rest)), Some((o, o_rest))) = (
                 queries.split_at_checked(n * n_rows * key_dim),
                 out.split_at_mut_checked(n * n_rows * value_dim),
@@ -202,13 +218,16 @@ impl<S: Storage> Cache<S> {
                 .take(n)
                 .skip(1)
                 .for_each(|(i, place)| *place = Head::new(&self.plan, head + i));
-            let place = Place { layer, state, window_len, heads: heads.get(..n).unwrap_or(&[]) };
+            let heads = heads.get(..n).unwrap_or(&[]);
+            let place = Place { layer, state, n_tokens, window_len, parts, heads };
+            let before = (head - kv_heads.start) * n_rows;
+            let mut finish = |part, row, line: &mut _, out: &mut _| finish((part, before + row), line, out);
             if n_rows <= TILE {
                 let tiles = work.tiles.get_mut(..n).unwrap_or(&mut []);
                 let work = (arithmetic, &mut work.segment);
-                self.attend_rows(work, &place, (n_tokens, 0), (q, n_rows), tiles, o);
+                self.attend_rows(work, &place, 0, (q, n_rows), tiles, o, &mut finish);
             } else {
-                self.attend_many((arithmetic, &mut work.segment), &place, n_tokens, q, o);
+                self.attend_many((arithmetic, &mut work.segment), &place, q, o, &mut finish);
             }
             (queries, out, head) = (q_rest, o_rest, head + n);
         }
@@ -220,9 +239,9 @@ impl<S: Storage> Cache<S> {
         &self,
         (arithmetic, work): (A, &mut SegmentWork<A::Scale>),
         place: &Place<'_>,
-        n_tokens: usize,
         queries: &[A::Query],
         out: &mut [A::Out],
+        finish: &mut impl FnMut(usize, usize, &mut Line<A::Row>, &mut [A::Out]),
     ) {
         let (key_dim, value_dim) = (self.plan.shape.key_head_dim, self.plan.shape.value_head_dim);
         let (mut queries, mut out, mut row) = (queries, out, 0);
@@ -235,61 +254,51 @@ impl<S: Storage> Cache<S> {
             };
             let mut tiles = [const { Tile::EMPTY }; PREFILL_TILES];
             let tiles = tiles.get_mut(..n.div_ceil(TILE)).unwrap_or(&mut []);
-            self.attend_rows((arithmetic, &mut *work), place, (n_tokens, row), (q, TILE), tiles, o);
+            self.attend_rows((arithmetic, &mut *work), place, row, (q, TILE), tiles, o, finish);
             (queries, out, row) = (q_rest, o_rest, row + n);
         }
     }
 
     /// Attends the query rows from `first` on, which fit the tiles with `per_tile` in each; all lengths are
     /// checked.
+    #[allow(clippy::too_many_arguments)]
     fn attend_rows<A: Arithmetic>(
         &self,
         (arithmetic, work): (A, &mut SegmentWork<A::Scale>),
         place: &Place<'_>,
-        (n_tokens, first): (usize, usize),
+        first: usize,
         (queries, per_tile): (&[A::Query], usize),
         tiles: &mut [Tile<A>],
         out: &mut [A::Out],
+        finish: &mut impl FnMut(usize, usize, &mut Line<A::Row>, &mut [A::Out]),
     ) {
         let per_tile = (per_tile * self.plan.shape.key_head_dim).max(1);
-        let mut row = first;
         for (tile, queries) in tiles.iter_mut().zip(queries.chunks(per_tile)) {
-            self.start_tile(arithmetic, place, (n_tokens, row), queries, tile);
-            row += tile.queries.n;
+            self.start_tile(arithmetic, queries, tile);
         }
-        self.walk(work, place, tiles, out);
-        self.finish(arithmetic, tiles, out);
+        let (mut span, mut reached) = (place.state.head, 0);
+        for (part, positions) in place.parts.iter().enumerate() {
+            for (row, line) in (first..).zip(tiles.iter_mut().flat_map(Tile::lines_mut)) {
+                (line.from, line.to) = place.visible(row, positions);
+            }
+            // Mostly parts follow one another.
+            let from = if positions.start >= reached { span } else { place.state.head };
+            (span, reached) = (self.walk(work, place, (from, positions.end), tiles, out), positions.end);
+            let rows = out.chunks_mut(self.plan.shape.value_head_dim.max(1));
+            for (row, (line, sums)) in (first..).zip(tiles.iter_mut().flat_map(Tile::lines_mut).zip(rows)) {
+                finish(part, row, line, sums);
+            }
+        }
     }
 
-    /// Rotates and quantizes query rows `first..` of a head.
-    fn start_tile<A: Arithmetic>(
-        &self,
-        arithmetic: A,
-        place: &Place<'_>,
-        (n_tokens, first): (usize, usize),
-        queries: &[A::Query],
-        tile: &mut Tile<A>,
-    ) {
+    /// Rotates and quantizes query rows of a head.
+    fn start_tile<A: Arithmetic>(&self, arithmetic: A, queries: &[A::Query], tile: &mut Tile<A>) {
         let rotation = self.key_rotation();
         tile.queries.n = 0;
         let queries = queries.chunks(self.plan.shape.key_head_dim.max(1));
         for (i, (line, query)) in tile.lines.iter_mut().zip(queries).enumerate() {
             line.row = arithmetic.start(self.backend, rotation, query, &mut tile.queries, i);
-            let back = n_tokens - 1 - (first + i).checked_rem(n_tokens).unwrap_or(0);
-            line.to = place.state.len - back;
-            line.from = if place.window_len == 0 { 0 } else { line.to.saturating_sub(place.window_len) };
             tile.queries.n = i + 1;
-        }
-    }
-
-    /// Divides by the sums of weights and rotates back.
-    fn finish<A: Arithmetic>(&self, arithmetic: A, tiles: &[Tile<A>], out: &mut [A::Out]) {
-        let value_dim = self.plan.shape.value_head_dim;
-        let mut rest = out;
-        for line in tiles.iter().flat_map(Tile::lines) {
-            let Some((row, tail)) = rest.split_at_mut_checked(value_dim) else { return };
-            arithmetic.finish(self.backend, self.value_rotation(), &line.row, row);
-            rest = tail;
         }
     }
 }

@@ -3,6 +3,7 @@
 mod append;
 mod arithmetic;
 mod attend;
+mod attend_parts;
 mod demote;
 mod dequantize;
 mod encode;

@@ -1,5 +1,7 @@
 //! What attention walks over: heads of a layer, and stretches of their tokens.
 
+use core::ops::Range;
+
 use super::arithmetic::Arithmetic;
 use super::layer::LayerState;
 use super::plan::Plan;
@@ -31,16 +33,45 @@ pub(super) struct Part<'a> {
     pub rows: Rows<'a>,
 }
 
-/// What is attended: heads of a layer.
+/// What is asked of attention, over the keys and values of some heads.
+pub(super) struct Asked<'a> {
+    pub layer: usize,
+    pub kv_heads: Range<usize>,
+    /// New tokens, each with a row of queries.
+    pub n_tokens: usize,
+    /// The newest positions that each query sees; 0 for all.
+    pub window_len: usize,
+    /// The positions of each part.
+    pub parts: &'a [Range<usize>],
+}
+
+impl Asked<'_> {
+    /// Attention over all positions, as one part.
+    pub const fn new(layer: usize, kv_heads: Range<usize>, n_tokens: usize, window_len: usize) -> Self {
+        const ALL: Range<usize> = 0..usize::MAX;
+        Self { layer, kv_heads, n_tokens, window_len, parts: core::slice::from_ref(&ALL) }
+    }
+}
+
+/// What is attended: heads of a layer. The other fields are those of [`Asked`].
 pub(super) struct Place<'a> {
     pub layer: usize,
     pub state: LayerState,
-    /// The newest positions that each query sees; 0 for all.
+    pub n_tokens: usize,
     pub window_len: usize,
+    pub parts: &'a [Range<usize>],
     pub heads: &'a [Head<'a>],
 }
 
 impl<'a> Place<'a> {
+    /// What query row `row` of a head sees of `positions`: from the first, to before the second.
+    pub fn visible(&self, row: usize, positions: &Range<usize>) -> (usize, usize) {
+        let back = self.n_tokens - 1 - row.checked_rem(self.n_tokens).unwrap_or(0);
+        let to = self.state.len - back;
+        let from = if self.window_len == 0 { 0 } else { to.saturating_sub(self.window_len) };
+        (from.max(positions.start), to.min(positions.end))
+    }
+
     /// Calls `f` for each head with its place, its tiles and its rows of `out`.
     pub fn for_each_head<A: Arithmetic>(
         &self,

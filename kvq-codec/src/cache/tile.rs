@@ -32,6 +32,11 @@ impl<A: Arithmetic> Tile<A> {
         self.lines.iter().take(self.queries.n)
     }
 
+    /// As [`lines`](Self::lines), to be written.
+    pub fn lines_mut(&mut self) -> impl Iterator<Item = &mut Line<A::Row>> {
+        self.lines.iter_mut().take(self.queries.n)
+    }
+
     /// Whether any row sees some of the `n` tokens from `start` on.
     pub fn sees(&self, start: usize, n: usize) -> bool {
         self.lines().any(|line| line.from < start + n && line.to > start)

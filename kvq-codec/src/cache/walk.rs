@@ -14,16 +14,17 @@ use crate::kernel::{Backend, SEGMENT, TILE};
 use crate::pack::plane_row_bytes;
 
 impl<S: Storage> Cache<S> {
-    /// Takes the rows of some tiles over everything that the layer holds.
+    /// Takes the rows of some tiles over everything that the layer holds, but the spans before `at`, up to position `end`;
+    /// returns the first span that goes beyond.
     pub(super) fn walk<A: Arithmetic>(
         &self,
         work: &mut SegmentWork<A::Scale>,
         place: &Place<'_>,
+        (mut at, end): (u32, usize),
         tiles: &mut [Tile<A>],
         out: &mut [A::Out],
-    ) {
-        let Place { state, heads, .. } = place;
-        let mut at = state.head;
+    ) -> u32 {
+        let heads = place.heads;
         if let Some(head) = heads.first() {
             self.prefetch_keys(at, &head.key);
         }
@@ -33,6 +34,9 @@ impl<S: Storage> Cache<S> {
         while at != NONE {
             let record = self.record(at);
             let span = SpanHead::read(record);
+            if span.start >= end {
+                break;
+            }
             if Backend::PREFETCHES {
                 self.backend.prefetch_bytes(self.record(span.next));
             }
@@ -47,11 +51,15 @@ impl<S: Storage> Cache<S> {
                     self.attend_segment(segment, work, tiles, out);
                 });
             }
+            if span.start + span.count > end {
+                break;
+            }
             at = span.next;
         }
         place.for_each_head(tiles, out, |_, head, tiles, out| {
             self.attend_hot(work, place, head, tiles, out);
         });
+        at
     }
 
     fn attend_sinks<A: Arithmetic>(
@@ -63,6 +71,9 @@ impl<S: Storage> Cache<S> {
         out: &mut [A::Out],
     ) {
         let Place { layer, state, .. } = place;
+        if !tiles.iter().any(|tile| tile.sees(0, state.n_sink)) {
+            return;
+        }
         let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
         let mut first = 0;
         while first < state.n_sink {

@@ -4,6 +4,7 @@
 //! that does not exist. What it cannot rule out is therefore linked, and a panic that remains has a symbol.
 #![no_std]
 
+use core::ops::Range;
 use core::panic::PanicInfo;
 
 use kvq_codec::{
@@ -79,6 +80,31 @@ pub fn kvq_attend_head(
     out: &mut [f32],
 ) -> Result<(), Error> {
     cache.attend_head(layer, kv_head, n_tokens, window_len, queries, out)
+}
+
+/// `Cache::attend_parts`.
+#[unsafe(no_mangle)]
+pub fn kvq_attend_parts(
+    cache: &KvCache<'_>,
+    layer: usize,
+    kv_heads: Range<usize>,
+    positions: &[Range<usize>],
+    tokens: (usize, usize),
+    queries: &[f32],
+    parts: &mut [f32],
+) -> Result<(), Error> {
+    cache.attend_parts(layer, kv_heads, positions, tokens, queries, parts)
+}
+
+/// `Cache::join_parts`.
+#[unsafe(no_mangle)]
+pub fn kvq_join_parts(
+    cache: &KvCache<'_>,
+    n_parts: usize,
+    parts: &[f32],
+    out: &mut [f32],
+) -> Result<(), Error> {
+    cache.join_parts(n_parts, parts, out)
 }
 
 /// `Cache::append_fixed`; what begins with `kvq_fixed_` may call no float function either.
