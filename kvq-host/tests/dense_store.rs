@@ -144,6 +144,12 @@ fn long_contexts_run_in_parallel_and_stay_right() {
     check(KvShape::new(1, 3, 64), 3, &[512, 512, 1, 3], &[0]);
 }
 
+/// Few new tokens attend in parts of the others, which a window may leave nothing to see of.
+#[test]
+fn few_tokens_over_many_attend_in_parts() {
+    check(KvShape::new(1, 3, 8).with_value_head_dim(12), 2, &[2300, 1, 15, 1], &[0, 2100, 40]);
+}
+
 /// All backends read the same stored bits, so they agree to float rounding for f16 too.
 #[test]
 fn backends_agree_on_the_same_rows() {

@@ -1,6 +1,7 @@
 //! The packed store: `kvq_codec`'s cache in memory that grows with the context.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow, ensure};
@@ -8,7 +9,7 @@ use kvq_codec::{
     Backend, Cache, Error, KvCache, KvShape, MAX_TIERS, MemoryReport, Policy, Side, Storage, TierUse,
 };
 
-use super::parts::{self, PREFILL_TOKENS, PoolThreads};
+use super::parts::{self, PREFILL_TOKENS, PoolThreads, Split};
 use super::{KvBytes, KvStore};
 use crate::measure::TierMap;
 
@@ -73,6 +74,16 @@ impl<M: Storage + Sync> PackedStore<M> {
         let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = self.cache.shape();
         let group = q.len() / (n_kv_heads * n_tokens * key_head_dim).max(1);
         let n_rows = group * n_kv_heads * n_tokens;
+        if n_rows > 0
+            && n_tokens < PREFILL_TOKENS
+            && (q.len(), out.len()) == (n_rows * key_head_dim, n_rows * value_head_dim)
+        {
+            let positions = self.token_parts(n_tokens, window_len);
+            if positions.len() > 1 {
+                let split = Split::new(&positions, n_kv_heads);
+                return self.attend_token_parts(layer, &split, (n_tokens, window_len), q, out);
+            }
+        }
         let n_parts = if n_tokens < PREFILL_TOKENS { n_kv_heads } else { n_kv_heads * group };
         if n_parts > 1
             && parts::pay(n_rows * self.cache.len(), n_tokens)
@@ -82,6 +93,44 @@ impl<M: Storage + Sync> PackedStore<M> {
         }
         let result = self.cache.attend_within(layer, n_tokens, window_len, q, out);
         result.map_err(|e| anyhow!("{e}"))
+    }
+
+    /// The positions that a few new tokens see, in parts of whole spans.
+    fn token_parts(&self, n_tokens: usize, window_len: usize) -> Vec<Range<usize>> {
+        let (policy, len) = (self.cache.policy(), self.cache.len());
+        let windows =
+            [window_len, policy.window_len as usize].into_iter().filter(|&window_len| window_len > 0);
+        let seen = parts::seen(len, n_tokens, windows.min().unwrap_or(0));
+        parts::of_tokens(seen, (policy.n_sink.into(), policy.span_len.into()))
+    }
+
+    /// Attends over the tokens of each of `split`, and joins what comes of it.
+    fn attend_token_parts(
+        &self,
+        layer: usize,
+        split: &Split<'_>,
+        tokens: (usize, usize),
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let failed = OnceLock::new();
+        let check = |result: Result<(), Error>| {
+            if let Err(error) = result {
+                // Where several fail, one error is as good as another.
+                let _ = failed.set(error);
+            }
+        };
+        let part_len = self.cache.part_len(q.len() / split.n_kv_heads);
+        parts::attend_split(
+            split,
+            part_len,
+            (q, out),
+            |kv_heads, positions, q, sums| {
+                check(self.cache.attend_parts(layer, kv_heads, positions, tokens, q, sums));
+            },
+            |sums, out| check(self.cache.join_parts(split.positions.len(), sums, out)),
+        );
+        failed.into_inner().map_or(Ok(()), |e| Err(anyhow!("{e}")))
     }
 
     /// Attends queries and outputs of matching lengths, in parts that lie within one KV head each.
@@ -260,7 +309,7 @@ mod tests {
         let rows = |heads: usize, n: usize, step: f32| -> Vec<f32> {
             (0..heads * n * 32).map(|i| (i as f32 * step).sin()).collect()
         };
-        for i in 0..20 {
+        for i in 0..40 {
             store.append(0, 64, &rows(2, 64, 0.37 + i as f32), &rows(2, 64, 0.11 + i as f32)).unwrap();
         }
         // Six query heads; few new tokens, in parts of a KV head, and many, in parts of a query head.
@@ -271,6 +320,23 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
             pool.install(|| store.attend_parts(0, n_parts, (n, window_len), &q, &mut parts)).unwrap();
             assert_eq!(whole, parts, "{n} new tokens, window {window_len}");
+        }
+
+        // Few new tokens over many: the same bits for any number of threads, and close to those of the whole.
+        for (n, window_len) in [(1, 0), (3, 0), (9, 2200)] {
+            let q = rows(6, n, 0.23);
+            let (mut whole, mut one_thread) = (vec![0.0; q.len()], vec![0.0; q.len()]);
+            store.cache.attend_within(0, n, window_len, &q, &mut whole).unwrap();
+            store.attend_shared(0, n, window_len, &q, &mut one_thread).unwrap();
+            assert!(whole != one_thread && whole.iter().zip(&one_thread).all(|(a, b)| (a - b).abs() < 0.003));
+            let positions = store.token_parts(n, window_len);
+            assert_eq!(positions.len(), 2);
+            for n_threads in [1, 2, 3, 4, 100] {
+                let (mut out, tokens) = (vec![1.0; q.len()], (n, window_len));
+                let split = Split { positions: &positions, n_kv_heads: 2, n_threads };
+                store.attend_token_parts(0, &split, tokens, &q, &mut out).unwrap();
+                assert_eq!(out, one_thread, "{n} new tokens, {n_threads} threads");
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use kvq_codec::KvShape;
 
 use super::BLOCK;
 use super::kernel::{Element, Kernel};
-use crate::kv_store::parts::{self, PREFILL_TOKENS};
+use crate::kv_store::parts::{self, PREFILL_TOKENS, Split};
 
 /// Queries per kernel call: with four rows each, their twelve sums fill the vector registers.
 const QUERIES: usize = 3;
@@ -46,10 +46,20 @@ pub(super) fn attend<E: Element>(kernel: Kernel, heads: &Heads<E>, q: &[f32], ou
     let heads_per_unit = if heads.n_tokens < PREFILL_TOKENS { group } else { 1 };
     let units_per_kv_head = group / heads_per_unit;
     let rows = heads_per_unit * heads.n_tokens;
+    if heads_per_unit == group {
+        let seen = parts::seen(heads.len, heads.n_tokens, heads.window_len);
+        let positions = parts::of_tokens(seen, (0, BLOCK));
+        if positions.len() > 1 {
+            return attend_token_parts(kernel, heads, &Split::new(&positions, n_kv_heads), q, out);
+        }
+    }
     let (q_unit, out_unit) = (rows * key_head_dim, rows * value_head_dim);
     let run = |unit: usize, q: &[f32], out: &mut [f32]| {
         let head = unit / units_per_kv_head;
-        attend_unit(kernel, heads, (&heads.keys[head], &heads.values[head]), q, out);
+        attend_unit(kernel, heads, (head, &(0..heads.len)), q, out, |_, running, row| {
+            let normalize = 1.0 / running.sum;
+            row.iter_mut().for_each(|value| *value *= normalize);
+        });
     };
     let n_units = heads.n_heads / heads_per_unit;
     if n_units > 1 && parts::pay(heads.n_heads * heads.n_tokens * heads.len, heads.n_tokens) {
@@ -67,24 +77,80 @@ struct Running {
     sum: f32,
 }
 
-/// Attention of one unit over the rows of its KV head. Shapes: `q (rows, key_head_dim)`,
-/// `out (rows, value_head_dim)`, where row `r` is the query of new token `r % n_tokens`.
-fn attend_unit<E: Element>(
+/// Values of a query row besides its sums in a part: its maximum and its sum of weights.
+const STATE: usize = 2;
+
+/// Attention of a few new tokens in parts of the positions, which are joined.
+fn attend_token_parts<E: Element>(
     kernel: Kernel,
     heads: &Heads<E>,
-    (keys, values): (&[E], &[E]),
+    split: &Split<'_>,
     q: &[f32],
     out: &mut [f32],
 ) {
+    let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = *heads.shape;
+    let rows = heads.n_heads / n_kv_heads * heads.n_tokens;
+    let (sums_len, part_len) = (rows * value_head_dim, rows * (value_head_dim + STATE));
+    let attend = |kv_heads: Range<usize>, positions: &[Range<usize>], q: &[f32], sums: &mut [f32]| {
+        let queries = || kv_heads.clone().zip(q.chunks_exact(rows * key_head_dim));
+        let units =
+            positions.iter().flat_map(|positions| queries().map(move |(head, q)| (head, positions, q)));
+        for ((head, positions, q), part) in units.zip(sums.chunks_exact_mut(part_len)) {
+            let (sums, states) = part.split_at_mut(sums_len);
+            attend_unit(kernel, heads, (head, positions), q, sums, |row, running, _| {
+                states[row * STATE..][..STATE].copy_from_slice(&[running.max, running.sum]);
+            });
+        }
+    };
+    let scale = 1.0 / (key_head_dim as f32).sqrt();
+    let join = |sums: &[f32], out: &mut [f32]| {
+        let n_heads = out.len() / sums_len;
+        for (i, out) in out.chunks_exact_mut(value_head_dim).enumerate() {
+            let (head, row) = (i / rows, i % rows);
+            let of_row = || {
+                sums.chunks_exact(part_len).skip(head).step_by(n_heads).map(|part| {
+                    let (sums, states) = part.split_at(sums_len);
+                    (
+                        &sums[row * value_head_dim..][..value_head_dim],
+                        states[row * STATE],
+                        states[row * STATE + 1],
+                    )
+                })
+            };
+            let max = of_row().fold(f32::NEG_INFINITY, |max, (_, of_part, _)| max.max(of_part));
+            let mut total = 0.0;
+            out.fill(0.0);
+            for (sums, of_part, sum) in of_row().filter(|(.., sum)| *sum > 0.0) {
+                let shrink = ((of_part - max) * scale).exp();
+                total += sum * shrink;
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum * shrink);
+            }
+            out.iter_mut().for_each(|value| *value /= total);
+        }
+    };
+    parts::attend_split(split, part_len, (q, out), attend, join);
+}
+
+/// Attention of one unit over the rows of its KV head at some positions; `finish` gets each row's place, softmax and sums.
+/// Shapes: `q (rows, key_head_dim)`, `out (rows, value_head_dim)`, where row `r` is the query of new token `r % n_tokens`.
+fn attend_unit<E: Element>(
+    kernel: Kernel,
+    heads: &Heads<E>,
+    (head, positions): (usize, &Range<usize>),
+    q: &[f32],
+    out: &mut [f32],
+    mut finish: impl FnMut(usize, Running, &mut [f32]),
+) {
+    let (keys, values) = (&heads.keys[head], &heads.values[head]);
     let KvShape { key_head_dim, value_head_dim, .. } = *heads.shape;
     let scale = 1.0 / (key_head_dim as f32).sqrt();
     let before = heads.len - heads.n_tokens;
     // Tokens that query `row` sees.
-    let visible = |row: usize| before + row % heads.n_tokens + 1;
+    let visible = |row: usize| (before + row % heads.n_tokens + 1).min(positions.end);
     // And the first of them.
     let from = |row: usize| match heads.window_len {
-        0 => 0,
-        window => visible(row).saturating_sub(window),
+        0 => positions.start,
+        window => (before + row % heads.n_tokens + 1).saturating_sub(window).max(positions.start),
     };
     let mut scores = [0.0f32; QUERIES * BLOCK];
     out.fill(0.0);
@@ -118,9 +184,8 @@ fn attend_unit<E: Element>(
                 kernel.accumulate(&values[block(value_head_dim)], value_head_dim, &scores, out);
             }
         }
-        for (row, running) in out.chunks_exact_mut(value_head_dim).zip(running) {
-            let normalize = 1.0 / running.sum;
-            row.iter_mut().for_each(|value| *value *= normalize);
+        for (row, (out, running)) in out.chunks_exact_mut(value_head_dim).zip(running).enumerate() {
+            finish(first + row, running, out);
         }
     }
 }
