@@ -1,6 +1,8 @@
 //! Attention in parts of the tokens, joined, is attention; and a part has the same bits whoever computes it.
 
 #![cfg(all(feature = "trellis", feature = "low-bits", feature = "demote"))]
+// One part is a list of one range.
+#![allow(clippy::single_range_in_vec_init)]
 
 mod common;
 
@@ -61,7 +63,7 @@ fn same_attention<S: Storage>(cache: &Cache<S>, what: &str) {
         cache.attend_within(0, n_tokens, window_len, &queries, &mut whole).unwrap();
         let tokens = (n_tokens, window_len);
         let what = format!("{what}, {tokens:?}");
-        let one = parts_of(cache, std::slice::from_ref(&(0..len)), tokens, &queries);
+        let one = parts_of(cache, &[0..len], tokens, &queries);
         assert!(joined(cache, 1, &one, whole.len()) == whole, "{what}: one part is the whole");
         for positions in cuts(len) {
             let together = parts_of(cache, &positions, tokens, &queries);
