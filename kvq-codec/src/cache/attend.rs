@@ -291,7 +291,8 @@ impl<S: Storage> Cache<S> {
         }
     }
 
-    /// Rotates and quantizes query rows of a head.
+    /// Rotates and quantizes query rows of a head, each in a kilobyte that is on the stack of this call alone.
+    #[inline(never)]
     fn start_tile<A: Arithmetic>(&self, arithmetic: A, queries: &[A::Query], tile: &mut Tile<A>) {
         let rotation = self.key_rotation();
         tile.queries.n = 0;
