@@ -100,6 +100,15 @@ impl<S: Storage> Cache<S> {
         self.layer(0).len
     }
 
+    /// Tokens appended to `layer`, evicted ones too: fewer than [`len`](Self::len) while layer 0 is ahead.
+    ///
+    /// # Errors
+    /// [`Error::Layer`].
+    pub fn layer_len(&self, layer: usize) -> Result<usize, Error> {
+        self.check_layer(layer)?;
+        Ok(self.layer(layer).len)
+    }
+
     /// Whether no token was appended.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

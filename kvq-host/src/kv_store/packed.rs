@@ -78,7 +78,7 @@ impl<M: Storage + Sync> PackedStore<M> {
             && n_tokens < PREFILL_TOKENS
             && (q.len(), out.len()) == (n_rows * key_head_dim, n_rows * value_head_dim)
         {
-            let positions = self.token_parts(n_tokens, window_len);
+            let positions = self.token_parts(layer, n_tokens, window_len)?;
             if positions.len() > 1 {
                 let split = Split::new(&positions, n_kv_heads);
                 return self.attend_token_parts(layer, &split, (n_tokens, window_len), q, out);
@@ -95,13 +95,13 @@ impl<M: Storage + Sync> PackedStore<M> {
         result.map_err(|e| anyhow!("{e}"))
     }
 
-    /// The positions that a few new tokens see, in parts of whole spans.
-    fn token_parts(&self, n_tokens: usize, window_len: usize) -> Vec<Range<usize>> {
-        let (policy, len) = (self.cache.policy(), self.cache.len());
+    /// The positions of `layer` that its few newest tokens see, in parts of whole spans.
+    fn token_parts(&self, layer: usize, n_tokens: usize, window_len: usize) -> Result<Vec<Range<usize>>> {
+        let (policy, len) = (self.cache.policy(), self.cache.layer_len(layer).map_err(|e| anyhow!("{e}"))?);
         let windows =
             [window_len, policy.window_len as usize].into_iter().filter(|&window_len| window_len > 0);
         let seen = parts::seen(len, n_tokens, windows.min().unwrap_or(0));
-        parts::of_tokens(seen, (policy.n_sink.into(), policy.span_len.into()))
+        Ok(parts::of_tokens(seen, (policy.n_sink.into(), policy.span_len.into())))
     }
 
     /// Attends over the tokens of each of `split`, and joins what comes of it.
@@ -329,7 +329,7 @@ mod tests {
             store.cache.attend_within(0, n, window_len, &q, &mut whole).unwrap();
             store.attend_shared(0, n, window_len, &q, &mut one_thread).unwrap();
             assert!(whole != one_thread && whole.iter().zip(&one_thread).all(|(a, b)| (a - b).abs() < 0.003));
-            let positions = store.token_parts(n, window_len);
+            let positions = store.token_parts(0, n, window_len).unwrap();
             assert_eq!(positions.len(), 2);
             for n_threads in [1, 2, 3, 4, 100] {
                 let (mut out, tokens) = (vec![1.0; q.len()], (n, window_len));
@@ -337,6 +337,25 @@ mod tests {
                 store.attend_token_parts(0, &split, tokens, &q, &mut out).unwrap();
                 assert_eq!(out, one_thread, "{n} new tokens, {n_threads} threads");
             }
+        }
+    }
+
+    /// In a prefill the first layer is ahead: a window ends where the layer's own tokens do.
+    #[test]
+    fn parts_are_those_of_the_layer() {
+        let mut store =
+            PackedStore::new(KvShape::new(2, 1, 32), Policy::EIGHT_BIT, Backend::detect()).unwrap();
+        let rows = |step: f32| -> Vec<f32> { (0..64 * 32).map(|i| (i as f32 * step).sin()).collect() };
+        for i in 0..48 {
+            for layer in 0..if i < 40 { 2 } else { 1 } {
+                store.append(layer, 64, &rows(0.37 + i as f32), &rows(0.11 + i as f32)).unwrap();
+            }
+        }
+        let (q, mut whole, mut parts) = (&rows(0.23)[..3 * 32], [0.0; 96], [0.0; 96]);
+        store.cache.attend_within(1, 3, 2100, q, &mut whole).unwrap();
+        store.attend_shared(1, 3, 2100, q, &mut parts).unwrap();
+        for (whole, parts) in whole.iter().zip(&parts) {
+            assert!((whole - parts).abs() < 1e-4, "{parts} for {whole}");
         }
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn of_tokens(seen: Range<usize>, (first, step): (usize, usize)) -> Ve
     let n_parts = (seen.len() / PART_TOKENS).clamp(1, MAX_TOKEN_PARTS);
     let start = |part: usize| match seen.start + seen.len() * part / n_parts {
         at if part == 0 || part == n_parts => at,
-        at => at.saturating_sub(first) / step * step + first,
+        at => at.checked_sub(first).map_or(at, |beyond| first + beyond / step * step),
     };
     (0..n_parts).map(|part| start(part)..start(part + 1)).collect()
 }
