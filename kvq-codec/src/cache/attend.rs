@@ -160,13 +160,13 @@ impl<S: Storage> Cache<S> {
         queries: &[A::Query],
         out: &mut [A::Out],
     ) -> Result<(), Error> {
-        self.attend_heads(arithmetic, asked, queries, out, |_, line, out| {
+        self.attend_heads(arithmetic, asked, queries, out, |_, _, line, out| {
             arithmetic.finish(self.backend, self.value_rotation(), &line.row, out);
         })
     }
 
-    /// Attends the queries of KV heads, which exist. `finish` gets each query row and its sums when all that it sees of
-    /// the positions of a part, whose place comes with the row's, is added; the next part goes on from what it leaves.
+    /// Attends the queries of KV heads, which exist. `finish(part, row, line, sums)` gets each query row when all that it
+    /// sees of a part's positions is added; the next part goes on from what it leaves.
     ///
     /// Its kilobytes of buffers are on the stack of this call alone: inlined, they would lie in the caller's frame,
     /// below whatever else the caller calls.
@@ -177,7 +177,7 @@ impl<S: Storage> Cache<S> {
         Asked { layer, kv_heads, n_tokens, window_len, parts }: Asked<'_>,
         queries: &[A::Query],
         out: &mut [A::Out],
-        mut finish: impl FnMut((usize, usize), &mut Line<A::Row>, &mut [A::Out]),
+        mut finish: impl FnMut(usize, usize, &mut Line<A::Row>, &mut [A::Out]),
     ) -> Result<(), Error> {
         self.check_layer(layer)?;
         let state = self.layer(layer);
@@ -221,7 +221,7 @@ impl<S: Storage> Cache<S> {
             let heads = heads.get(..n).unwrap_or(&[]);
             let place = Place { layer, state, n_tokens, window_len, parts, heads };
             let before = (head - kv_heads.start) * n_rows;
-            let mut finish = |part, row, line: &mut _, out: &mut _| finish((part, before + row), line, out);
+            let mut finish = |part, row, line: &mut _, out: &mut _| finish(part, before + row, line, out);
             if n_rows <= TILE {
                 let tiles = work.tiles.get_mut(..n).unwrap_or(&mut []);
                 let work = (arithmetic, &mut work.segment);

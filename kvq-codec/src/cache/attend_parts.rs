@@ -77,7 +77,7 @@ impl<S: Storage> Cache<S> {
         let n_rows = last.len().checked_div(value_dim + STATE).unwrap_or(0);
         let (sums, last_states) = last.split_at_mut_checked(n_rows * value_dim).unwrap_or_default();
         let asked = Asked { layer, kv_heads, n_tokens, window_len, parts: positions };
-        self.attend_heads(Float, asked, queries, sums, |(part, row), line, sums| {
+        self.attend_heads(Float, asked, queries, sums, |part, row, line, sums| {
             let earlier = before.chunks_mut(part_len.max(1)).nth(part);
             let states = match earlier.and_then(|part| part.split_at_mut_checked(n_rows * value_dim)) {
                 Some((rows, states)) => {
