@@ -44,25 +44,13 @@ pub(super) trait Arithmetic: Copy {
         i: usize,
     ) -> Self::Row;
 
-    /// Scores to integer weights.
-    fn fold(
+    /// Scores to integer weights, for `N` rows over one segment.
+    fn fold<const N: usize>(
         backend: Backend,
-        scored: &Scored<'_, Self::Scale>,
-        row: &mut Self::Row,
-        weights: &mut [i16; SEGMENT],
-    ) -> Self::Step;
-
-    /// As [`fold`](Self::fold), for two rows over one segment.
-    #[inline]
-    fn fold_two(
-        backend: Backend,
-        scored: &[Scored<'_, Self::Scale>; 2],
-        rows: [&mut Self::Row; 2],
-        weights: &mut [[i16; SEGMENT]; 2],
-    ) -> [Self::Step; 2] {
-        let ([a, b], [row_a, row_b], [weights_a, weights_b]) = (scored, rows, weights);
-        [Self::fold(backend, a, row_a, weights_a), Self::fold(backend, b, row_b, weights_b)]
-    }
+        scored: &[Scored<'_, Self::Scale>; N],
+        rows: [&mut Self::Row; N],
+        weights: &mut [[i16; SEGMENT]; N],
+    ) -> [Self::Step; N];
 
     /// Adds a segment's sums of values.
     fn add(backend: Backend, out: &mut [Self::Out], step: Self::Step, sums: &[i32; MAX_HEAD_DIM]);
@@ -140,24 +128,14 @@ impl Arithmetic for Float {
     }
 
     #[inline]
-    fn fold(
+    fn fold<const N: usize>(
         backend: Backend,
-        scored: &Scored<'_, f32>,
-        row: &mut FloatRow,
-        weights: &mut [i16; SEGMENT],
-    ) -> (f32, f32) {
-        backend.fold(&scored.fold(row.factor), &mut row.state, weights)
-    }
-
-    #[inline]
-    fn fold_two(
-        backend: Backend,
-        [a, b]: &[Scored<'_, f32>; 2],
-        [row_a, row_b]: [&mut FloatRow; 2],
-        weights: &mut [[i16; SEGMENT]; 2],
-    ) -> [(f32, f32); 2] {
-        let folds = [a.fold(row_a.factor), b.fold(row_b.factor)];
-        backend.fold_two(&folds, [&mut row_a.state, &mut row_b.state], weights)
+        scored: &[Scored<'_, f32>; N],
+        rows: [&mut FloatRow; N],
+        weights: &mut [[i16; SEGMENT]; N],
+    ) -> [(f32, f32); N] {
+        let folds = core::array::from_fn(|i| scored[i].fold(rows[i].factor));
+        backend.fold(&folds, rows.map(|row| &mut row.state), weights)
     }
 
     #[inline]
@@ -238,23 +216,27 @@ impl Arithmetic for Integer {
     }
 
     #[inline]
-    fn fold(
+    fn fold<const N: usize>(
         _: Backend,
-        scored: &Scored<'_, i32>,
-        row: &mut FixedRow,
-        weights: &mut [i16; SEGMENT],
-    ) -> FixedStep {
-        let fold = FixedFold {
-            scores: scored.scores,
-            center: scored.center,
-            key_exponents: scored.key_scales,
-            value_exponents: scored.value_scales,
-            from: scored.from,
-            to: scored.to,
-            wide_keys: scored.wide_keys,
-            wide_values: scored.wide_values,
-        };
-        row.fold(&fold, weights)
+        scored: &[Scored<'_, i32>; N],
+        rows: [&mut FixedRow; N],
+        weights: &mut [[i16; SEGMENT]; N],
+    ) -> [FixedStep; N] {
+        let mut steps = [Self::NO_STEP; N];
+        for (((step, scored), row), weights) in steps.iter_mut().zip(scored).zip(rows).zip(weights) {
+            let fold = FixedFold {
+                scores: scored.scores,
+                center: scored.center,
+                key_exponents: scored.key_scales,
+                value_exponents: scored.value_scales,
+                from: scored.from,
+                to: scored.to,
+                wide_keys: scored.wide_keys,
+                wide_values: scored.wide_values,
+            };
+            *step = row.fold(&fold, weights);
+        }
+        steps
     }
 
     #[inline]

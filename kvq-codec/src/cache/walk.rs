@@ -7,11 +7,14 @@ use super::arithmetic::{Arithmetic, Scored};
 use super::layer::SpanHead;
 use super::place::{Head, HeadPlace, Part, Place, Segment};
 use super::storage::{self, NONE, Storage};
-use super::tile::{Line, SegmentWork, Tile};
+use super::tile::{SegmentWork, Tile};
 use crate::block::{Layout, Rows};
 use crate::bytes::{get_i16, slice};
 use crate::kernel::{Backend, SEGMENT, TILE};
 use crate::pack::plane_row_bytes;
+
+/// Whether a tile's rows are folded side by side, for which flash need not have room where registers have none.
+const FOLDS_ABREAST: bool = cfg!(target_pointer_width = "64");
 
 impl<S: Storage> Cache<S> {
     /// Takes the rows of some tiles over everything that the layer holds, but the spans before `at`, up to position `end`;
@@ -236,36 +239,40 @@ impl<S: Storage> Cache<S> {
         work: &mut SegmentWork<A::Scale>,
         tile: &mut Tile<A>,
     ) -> [A::Step; TILE] {
+        match tile.queries.n {
+            2 if FOLDS_ABREAST => self.fold_rows::<A, 2>(segment, work, tile),
+            3 if FOLDS_ABREAST => self.fold_rows::<A, 3>(segment, work, tile),
+            TILE if FOLDS_ABREAST => self.fold_rows::<A, TILE>(segment, work, tile),
+            _ => self.fold_rows::<A, 1>(segment, work, tile),
+        }
+    }
+
+    /// The rows of a tile, `N` at a time.
+    fn fold_rows<A: Arithmetic, const N: usize>(
+        &self,
+        segment: &Segment<'_, A>,
+        work: &mut SegmentWork<A::Scale>,
+        tile: &mut Tile<A>,
+    ) -> [A::Step; TILE] {
         let SegmentWork { key_scales, value_scales, scores, center_scores, weights, .. } = work;
-        let scored = |line: &Line<A::Row>, scores, center_scores: &[i32; SEGMENT]| Scored {
-            n: segment.n,
-            scores,
-            center: segment.center.map(|(_, scale)| (center_scores.first().copied().unwrap_or(0), scale)),
-            key_scales,
-            value_scales,
-            from: line.from.saturating_sub(segment.start),
-            to: line.to.saturating_sub(segment.start).min(segment.n),
-            wide_keys: segment.key.layout == Layout::Q8,
-            wide_values: segment.value.layout == Layout::Q8,
-        };
         let mut steps = [A::NO_STEP; TILE];
-        let lines = tile.lines.get_mut(..tile.queries.n).unwrap_or(&mut []);
-        let all = lines.chunks_mut(2).zip(scores.chunks(2)).zip(center_scores.chunks(2));
-        for ((((lines, scores), centers), weights), steps) in
-            all.zip(weights.chunks_mut(2)).zip(steps.chunks_mut(2))
-        {
-            if let ([a, b], [scores_a, scores_b], [center_a, center_b], Some(weights), [step_a, step_b]) =
-                (&mut *lines, scores, centers, weights.first_chunk_mut(), &mut *steps)
-            {
-                let both = [scored(a, scores_a, center_a), scored(b, scores_b, center_b)];
-                let rows = [&mut a.row, &mut b.row];
-                [*step_a, *step_b] = A::fold_two(self.backend, &both, rows, weights);
-            } else if let ([line], [scores, ..], [center, ..], [weights, ..], [step, ..]) =
-                (lines, scores, centers, weights, steps)
-            {
-                let scored = scored(line, scores, center);
-                *step = A::fold(self.backend, &scored, &mut line.row, weights);
-            }
+        let lines = tile.lines.get_mut(..tile.queries.n).unwrap_or(&mut []).as_chunks_mut::<N>().0;
+        let scores = scores.as_chunks::<N>().0.iter().zip(center_scores.as_chunks::<N>().0);
+        let out = weights.as_chunks_mut::<N>().0.iter_mut().zip(steps.as_chunks_mut::<N>().0);
+        for ((lines, (scores, center_scores)), (weights, steps)) in lines.iter_mut().zip(scores).zip(out) {
+            let scored = core::array::from_fn(|i| Scored {
+                n: segment.n,
+                scores: &scores[i],
+                center: segment.center.map(|(_, scale)| (center_scores[i][0], scale)),
+                key_scales,
+                value_scales,
+                from: lines[i].from.saturating_sub(segment.start),
+                to: lines[i].to.saturating_sub(segment.start).min(segment.n),
+                wide_keys: segment.key.layout == Layout::Q8,
+                wide_values: segment.value.layout == Layout::Q8,
+            });
+            let rows = lines.each_mut().map(|line| &mut line.row);
+            *steps = A::fold(self.backend, &scored, rows, weights);
         }
         steps
     }

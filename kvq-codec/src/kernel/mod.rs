@@ -348,31 +348,24 @@ impl Backend {
         }
     }
 
-    /// Scores to softmax weights as integers, folded into the running maximum and sum: see [`Fold`].
+    /// Scores to softmax weights as integers, folded into the running maximum and sum of each of `N` queries over one
+    /// segment: see [`Fold`].
     #[inline]
-    pub(crate) fn fold(
+    pub(crate) fn fold<const N: usize>(
         self,
-        fold: &Fold<'_>,
-        state: &mut FoldState,
-        weights: &mut [i16; SEGMENT],
-    ) -> (f32, f32) {
-        dispatch!(self, fold(fold, state, weights))
-    }
-
-    /// As [`fold`](Self::fold), for two queries' rows over one segment.
-    #[inline]
-    pub(crate) fn fold_two(
-        self,
-        folds: &[Fold<'_>; 2],
-        states: [&mut FoldState; 2],
-        weights: &mut [[i16; SEGMENT]; 2],
-    ) -> [(f32, f32); 2] {
+        folds: &[Fold<'_>; N],
+        mut states: [&mut FoldState; N],
+        weights: &mut [[i16; SEGMENT]; N],
+    ) -> [(f32, f32); N] {
         #[cfg(target_arch = "x86_64")]
         if let Kind::Avx512(avx512) = self.0 {
-            return avx512.fold_two(folds, states, weights);
+            return avx512.fold_rows(folds, &mut states, weights);
         }
-        let ([a, b], [state_a, state_b], [weights_a, weights_b]) = (folds, states, weights);
-        [self.fold(a, state_a, weights_a), self.fold(b, state_b, weights_b)]
+        let mut steps = [(1.0, 0.0); N];
+        for (((step, fold), state), weights) in steps.iter_mut().zip(folds).zip(&mut states).zip(weights) {
+            *step = dispatch!(self, fold(fold, state, weights));
+        }
+        steps
     }
 
     /// Integer sums: `sums[q][d] = Σ weight(q, t) · level(t, d)` over one head.

@@ -275,8 +275,8 @@ fn scales_and_folds_agree() {
         };
         let (mut sa, mut sb) = (FoldState { max: -3.0, sum: 2.0 }, FoldState { max: -3.0, sum: 2.0 });
         let (mut wa, mut wb) = ([0; SEGMENT], [0; SEGMENT]);
-        let ra = Backend::SCALAR.fold(&fold, &mut sa, &mut wa);
-        let rb = backend.fold(&fold, &mut sb, &mut wb);
+        let ra = fold_one(Backend::SCALAR, &fold, &mut sa, &mut wa);
+        let rb = fold_one(backend, &fold, &mut sb, &mut wb);
         assert!((ra.0 - rb.0).abs() < 1e-5 && (ra.1 - rb.1).abs() < 1e-5);
         assert!((sa.sum / sb.sum - 1.0).abs() < 1e-5 && (sa.max - sb.max).abs() < 1e-5);
         assert!(wa.iter().zip(&wb).all(|(a, b)| (a - b).abs() <= 1));
@@ -286,17 +286,23 @@ fn scales_and_folds_agree() {
 }
 
 #[test]
-fn two_rows_are_folded_as_each_alone() {
+fn rows_side_by_side_are_folded_as_each_alone() {
+    check_rows_side_by_side::<2>();
+    check_rows_side_by_side::<3>();
+    check_rows_side_by_side::<TILE>();
+}
+
+fn check_rows_side_by_side<const N: usize>() {
     let mut random = Random(13);
     for backend in others().chain([Backend::SCALAR]) {
         for n in [1, 15, 16, 17, 48, 64] {
-            let mut scores = [[0; SEGMENT]; 2];
+            let mut scores = [[0; SEGMENT]; N];
             scores.iter_mut().flatten().for_each(|s| *s = (random.next() % 2_000) as i32 - 1_000);
             let mut scales = [0.0; SEGMENT];
             scales.iter_mut().for_each(|s| *s = (random.next() % 1000) as f32 * 1e-3);
-            // The second row sees all, some, or nothing.
+            // The last row sees all, some, or nothing.
             for to in [n, n / 2, 0] {
-                let fold = |i: usize, to| Fold {
+                let folds = core::array::from_fn(|i| Fold {
                     n,
                     scores: &scores[i],
                     key_scales: &scales,
@@ -304,22 +310,30 @@ fn two_rows_are_folded_as_each_alone() {
                     factor: 1e-2,
                     bias: 0.3 * i as f32,
                     from: 0,
-                    to,
+                    to: if i == N - 1 { to } else { n },
                     max_weight: 255.0,
-                };
-                let (folds, mut states) = ([fold(0, n), fold(1, to)], [FoldState::EMPTY; 2]);
-                let mut weights = [[0; SEGMENT]; 2];
-                let [a, b] = &mut states;
-                let steps = backend.fold_two(&folds, [a, b], &mut weights);
+                });
+                let (mut states, mut weights) = ([FoldState::EMPTY; N], [[0; SEGMENT]; N]);
+                let steps = backend.fold(&folds, states.each_mut(), &mut weights);
                 for (i, fold) in folds.iter().enumerate() {
                     let (mut state, mut alone) = (FoldState::EMPTY, [0; SEGMENT]);
-                    assert_eq!(backend.fold(fold, &mut state, &mut alone), steps[i]);
+                    assert_eq!(fold_one(backend, fold, &mut state, &mut alone), steps[i]);
                     assert_eq!((state.max, state.sum), (states[i].max, states[i].sum));
                     assert_eq!(alone[..n], weights[i][..n], "{} n {n} to {to}", backend.name());
                 }
             }
         }
     }
+}
+
+fn fold_one(
+    backend: Backend,
+    fold: &Fold<'_>,
+    state: &mut FoldState,
+    weights: &mut [i16; SEGMENT],
+) -> (f32, f32) {
+    let [step] = backend.fold(core::array::from_ref(fold), [state], core::array::from_mut(weights));
+    step
 }
 
 #[test]
@@ -343,7 +357,7 @@ fn a_token_that_outweighs_all_others_has_the_most_that_a_byte_holds() {
                 max_weight: 255.0,
             };
             let mut weights = [0; SEGMENT];
-            backend.fold(&fold, &mut { FoldState::EMPTY }, &mut weights);
+            fold_one(backend, &fold, &mut { FoldState::EMPTY }, &mut weights);
             assert!((250..=255).contains(&weights[peak]), "{} {weights:?}", backend.name());
             assert!(heaviest_pair(&weights) <= 256);
         }

@@ -103,22 +103,13 @@ impl Avx512 {
         }
     }
 
-    pub fn fold(self, fold: &Fold<'_>, state: &mut FoldState, weights: &mut [i16; SEGMENT]) -> (f32, f32) {
-        let [step] = with_avx512!(
-            self,
-            fold::fold(core::array::from_ref(fold), &mut [state], core::array::from_mut(weights))
-        );
-        step
-    }
-
-    /// Two queries' rows over one segment.
-    pub fn fold_two(
+    pub fn fold_rows<const N: usize>(
         self,
-        folds: &[Fold<'_>; 2],
-        mut states: [&mut FoldState; 2],
-        weights: &mut [[i16; SEGMENT]; 2],
-    ) -> [(f32, f32); 2] {
-        with_avx512!(self, fold::fold(folds, &mut states, weights))
+        folds: &[Fold<'_>; N],
+        states: &mut [&mut FoldState; N],
+        weights: &mut [[i16; SEGMENT]; N],
+    ) -> [(f32, f32); N] {
+        with_avx512!(self, fold::fold(folds, states, weights))
     }
 
     pub fn accumulate_values(
