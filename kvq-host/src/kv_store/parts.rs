@@ -60,12 +60,13 @@ pub(super) fn seen(len: usize, n_tokens: usize, window_len: usize) -> Range<usiz
 }
 
 /// Positions that a few new tokens see, in parts that begin at a multiple of `step` beyond `first`, all but the first
-/// part: as many whatever the number of threads, so that results do not depend on it.
+/// part: as many whatever the number of threads, so that results do not depend on it. Older parts are the longer ones,
+/// since newer tokens take more bytes.
 pub(super) fn of_tokens(seen: Range<usize>, (first, step): (usize, usize)) -> Vec<Range<usize>> {
     let n_parts = (seen.len() / PART_TOKENS).clamp(1, MAX_TOKEN_PARTS);
     let start = |part: usize| match seen.start + seen.len() * part / n_parts {
         at if part == 0 || part == n_parts => at,
-        at => at.checked_sub(first).map_or(at, |beyond| first + beyond / step * step),
+        at => at.checked_sub(first).map_or(at, |beyond| first + beyond.next_multiple_of(step)),
     };
     (0..n_parts).map(|part| start(part)..start(part + 1)).collect()
 }
