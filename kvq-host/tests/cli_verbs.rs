@@ -73,7 +73,13 @@ fn bench_without_a_verb_records_every_key() {
     assert_eq!(names, ["dense-f32", "dense-f16", "8bit", "4x", "5x", "6x"]);
     check_bytes(&record);
     for run in runs(&record) {
-        for key in ["prefill_tokens_per_s", "decode_tokens_per_s", "speed_vs_dense_f16", "perplexity"] {
+        for key in [
+            "prefill_tokens_per_s",
+            "decode_tokens_per_s",
+            "attention_ms_per_token",
+            "speed_vs_dense_f16",
+            "perplexity",
+        ] {
             assert!(run[key].as_f64().unwrap() > 0.0, "{key}");
         }
         let is_reference = run["name"] == "dense-f32";

@@ -10,6 +10,7 @@
 
 mod cache;
 mod held;
+mod timed;
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,9 @@ use kvq_codec::Backend;
 
 pub use cache::CacheChoice;
 pub use held::{Held, TierMap};
+use timed::TimedStore;
 
 use crate::eval::{argmax, median};
-use crate::kv_store::KvStore;
 use crate::model::{LanguageModel, Logits, prefill, prefill_observed};
 
 /// Tokens that a cache decodes before it is the next one's turn: long enough that the first token, which
@@ -46,6 +47,8 @@ pub struct Measured {
     pub prefill: Vec<Duration>,
     /// Time to decode the new tokens, per round.
     pub decode: Vec<Duration>,
+    /// What of it went to attention, all layers together.
+    pub attention: Vec<Duration>,
     /// What was held after each chunk of the prompt.
     pub held: Vec<Held>,
     /// The tokens decoded in the first round: the most likely one each time.
@@ -61,6 +64,12 @@ impl Measured {
     /// `median(n_tokens / decode)`, tokens per second.
     pub fn decode_tokens_per_s(&self, n_tokens: usize) -> Option<f64> {
         rate(&self.decode, n_tokens)
+    }
+
+    /// `median(attention / n_tokens)`, milliseconds.
+    pub fn attention_ms_per_token(&self, n_tokens: usize) -> Option<f64> {
+        let per_token = |time: &Duration| 1e3 * time.as_secs_f64() / n_tokens as f64;
+        median(&self.attention.iter().map(per_token).collect::<Vec<_>>())
     }
 
     /// `median over rounds of other.decode / self.decode`: above 1, this cache is the faster one.
@@ -85,7 +94,7 @@ fn speed(own: &[Duration], other: &[Duration]) -> Option<f64> {
 
 /// A cache in the middle of a round.
 struct Running {
-    store: Box<dyn KvStore>,
+    store: TimedStore,
     next: u32,
     new_tokens: Vec<u32>,
     decode: Duration,
@@ -134,6 +143,7 @@ pub fn run(
         }
         for (measured, running) in measured.iter_mut().zip(running) {
             measured.decode.push(running.decode);
+            measured.attention.push(running.store.attention);
             if round == 0 {
                 measured.continuation = running.new_tokens;
             }
@@ -154,12 +164,13 @@ fn fill(
     options: &SpeedOptions,
     measured: &mut Measured,
 ) -> Result<Running> {
-    let mut store = cache.open(model.config().kv_shape(), options.backend)?;
+    let mut store = TimedStore::new(cache.open(model.config().kv_shape(), options.backend)?);
     let begun = Instant::now();
     let mut held = Vec::new();
-    let logits = prefill_observed(model, &mut *store, prompt, &mut |store| held.push(Held::of(store)))?;
+    let logits = prefill_observed(model, &mut store, prompt, &mut |store| held.push(Held::of(store)))?;
     measured.prefill.push(begun.elapsed());
     measured.held = held;
+    store.attention = Duration::ZERO;
     Ok(Running { store, next: most_likely(&logits)?, new_tokens: Vec::new(), decode: Duration::ZERO })
 }
 
@@ -167,7 +178,7 @@ fn decode(model: &dyn LanguageModel, running: &mut Running, n_tokens: usize) -> 
     let begun = Instant::now();
     for _ in 0..n_tokens {
         running.new_tokens.push(running.next);
-        let logits = model.forward(&[running.next], &mut *running.store, Logits::Last)?;
+        let logits = model.forward(&[running.next], &mut running.store, Logits::Last)?;
         running.next = most_likely(&logits)?;
     }
     running.decode += begun.elapsed();
@@ -191,6 +202,8 @@ mod tests {
         assert_eq!(times([10, 40, 20]).decode_speed_vs(&times([15, 80, 30])), Some(1.5));
         assert_eq!(own.decode_tokens_per_s(2), Some(100.0));
         assert_eq!(own.prefill_tokens_per_s(2), None);
+        let attention = Measured { attention: own.decode.clone(), ..Measured::default() };
+        assert_eq!(attention.attention_ms_per_token(4), Some(5.0));
     }
 
     #[test]

@@ -6,10 +6,11 @@ use super::{Run, table};
 /// A figure that is compared: its name, and where it stands in a run.
 type Figure = (&'static str, fn(&Run) -> Option<f64>);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     ("bytes", |run| Some(run.kv_bytes as f64)),
     ("prefill", |run| run.prefill_tokens_per_s),
     ("decode", |run| run.decode_tokens_per_s),
+    ("attention", |run| run.attention_ms_per_token),
     ("perplexity", |run| run.perplexity),
     ("KL div.", |run| run.kld_mean),
     ("recall", |run| run.recall_kld_mean),

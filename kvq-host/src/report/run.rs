@@ -57,6 +57,8 @@ pub struct Run {
     pub prefill_tokens_per_s: Option<f64>,
     /// Median over rounds of `new tokens / time to decode them`.
     pub decode_tokens_per_s: Option<f64>,
+    /// Median over rounds of `time in attention over this cache, all layers / new tokens`, milliseconds of a token decoded.
+    pub attention_ms_per_token: Option<f64>,
     /// Median over rounds of `decode time of dense-f16 / own decode time`.
     pub speed_vs_dense_f16: Option<f64>,
     /// Median over rounds of `decode time of dense-f32 / own decode time`.
@@ -141,6 +143,7 @@ impl Run {
     pub fn with_speed(mut self, own: &Measured, f32: &Measured, f16: &Measured, new_tokens: usize) -> Self {
         self.prefill_tokens_per_s = own.prefill_tokens_per_s(self.context_tokens);
         self.decode_tokens_per_s = own.decode_tokens_per_s(new_tokens);
+        self.attention_ms_per_token = own.attention_ms_per_token(new_tokens);
         self.speed_vs_dense_f16 = own.decode_speed_vs(f16);
         self.speed_vs_dense_f32 = own.decode_speed_vs(f32);
         self.prefill_speed_vs_dense_f16 = own.prefill_speed_vs(f16);

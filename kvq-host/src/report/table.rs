@@ -32,13 +32,14 @@ const fn detail(above: &'static str, below: &'static str, cell: fn(&Run) -> Opti
     Column { heading: [above, below], is_detail: true, cell }
 }
 
-const COLUMNS: [Column; 16] = [
+const COLUMNS: [Column; 17] = [
     column(CONTEXT, "tokens", |run| Some(run.context_tokens.to_string())),
     column("KV cache", "bytes", |run| Some(bytes(run.kv_bytes))),
     column("compression", "vs fp16", |run| Some(format!("{:.2}x", run.compression_vs_fp16))),
     column("bits per", "value", |run| Some(format!("{:.2}", run.effective_bpv))),
     column("prefill", "tokens/s", |run| run.prefill_tokens_per_s.map(rate)),
     column("decode", "tokens/s", |run| run.decode_tokens_per_s.map(rate)),
+    detail("attention", "ms/token", |run| run.attention_ms_per_token.map(|ms| format!("{ms:.3}"))),
     column("speed vs", "dense f16", |run| run.speed_vs_dense_f16.map(|x| format!("{x:.2}x"))),
     column("", "perplexity", |run| run.perplexity.map(|x| format!("{x:.3}"))),
     column("", "change", |run| run.perplexity_delta_pct.map(|x| format!("{x:+.2}%"))),
@@ -182,6 +183,9 @@ pub fn legend(runs: &[Run], detail: Detail) -> String {
         "bytes: everything the cache holds; compression: bytes of the same tokens in fp16 / these bytes",
     ];
     if runs.iter().any(|run| run.decode_tokens_per_s.is_some()) {
+        if detail == Detail::Full {
+            parts.push("attention: its part of a token decoded, all layers together");
+        }
         parts.push("speed vs dense f16: decoding, median of the ratios within each round");
     }
     if runs.iter().any(|run| run.kld_mean.is_some()) {
