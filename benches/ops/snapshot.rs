@@ -2,21 +2,20 @@
 //! also every check of what it reads.
 
 use kvq_benches::{
-    HEAD_DIM, N_HEADS, N_KV_HEADS, Op, State, Tokens, Work, assert_same_snapshot, packed, restored,
+    HEAD_DIM, N_HEADS, N_KV_HEADS, N_LAYERS, Op, State, Tokens, Work, assert_same_snapshot, packed, restored,
 };
 use kvq_codec::Policy;
 
-const LAYERS: usize = 30;
 const TOKENS: usize = 1024;
 
 fn main() {
     let mut op = Op::new("snapshot");
     let (tokens, query) = (Tokens::new(TOKENS), Tokens::query());
-    let mut cache = packed(Policy::FOUR_X, LAYERS, &tokens);
+    let mut cache = packed(Policy::FOUR_X, N_LAYERS, &tokens);
     assert_same_snapshot("through the portable kernels", &restored(&cache), &cache);
 
     let mut snapshot = vec![0; cache.snapshot_bytes()];
-    let fp16_bytes = 2 * 2 * LAYERS * TOKENS * N_KV_HEADS * HEAD_DIM;
+    let fp16_bytes = 2 * 2 * N_LAYERS * TOKENS * N_KV_HEADS * HEAD_DIM;
     let work = Work { packed_bytes: snapshot.len(), fp16_bytes };
     op.bench(State::Warm, &format!("write/{TOKENS}"), work, || {
         cache.snapshot_into(&mut snapshot).expect("a buffer of that length");
@@ -24,7 +23,7 @@ fn main() {
 
     let attended = |cache: &mut kvq_codec::Cache<_>| {
         let mut out = vec![0.0; N_HEADS * HEAD_DIM];
-        cache.attend(LAYERS - 1, 1, &query, &mut out).expect("one query per head");
+        cache.attend(N_LAYERS - 1, 1, &query, &mut out).expect("one query per head");
         out
     };
     // Here as well, for a filter may leave out the bench above.

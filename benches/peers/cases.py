@@ -29,18 +29,21 @@ class Figures:
     cache: str
     depth: int
     ms_per_token: list = field(default_factory=list)
+    attention_ms_per_token: list = field(default_factory=list)
     cache_bytes: int = None
     perplexity: float = None
     perplexity_tokens: int = None
 
     def row(self):
-        times = self.ms_per_token
+        times, attention = self.ms_per_token, self.attention_ms_per_token
         return {
             "program": self.program,
             "cache": self.cache,
             "depth_tokens": self.depth,
             "ms_per_token": median(times) if times else None,
             "ms_per_token_rounds": times,
+            "attention_ms_per_token": median(attention) if attention else None,
+            "attention_ms_per_token_rounds": attention,
             "cache_bytes": self.cache_bytes,
             "perplexity": self.perplexity,
             "perplexity_tokens": self.perplexity_tokens,

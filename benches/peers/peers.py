@@ -108,7 +108,8 @@ def load():
 
 
 def table(rows, depths):
-    head = ["program", "cache"] + [f"ms/token at {d}" for d in depths] + [f"MiB at {d}" for d in depths] + ["perplexity"]
+    head = ["program", "cache"] + [f"ms/token at {d}" for d in depths] + [f"MiB at {d}" for d in depths]
+    head += [f"attention ms at {d}" for d in depths[-1:]] + ["perplexity"]
     if len(depths) > 1:
         head.insert(2 + len(depths), "ms per 1,000 tokens more")
     lines = [head]
@@ -122,6 +123,7 @@ def table(rows, depths):
             line.append(figure(growth, ".2f"))
         sizes = [own[d]["cache_bytes"] for d in depths]
         line += [figure(None if size is None else size / 2**20, ".2f") for size in sizes]
+        line.append(figure(own[depths[-1]]["attention_ms_per_token"], ".2f"))
         lines.append(line + [figure(own[depths[0]]["perplexity"], ".3f")])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(word.ljust(w) if i < 2 else word.rjust(w)

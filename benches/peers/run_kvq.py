@@ -37,6 +37,7 @@ class Runner:
         for run in record["runs"]:
             figures = figured.of(NAME, run["name"], depth)
             figures.ms_per_token.append(1e3 / run["decode_tokens_per_s"])
+            figures.attention_ms_per_token.append(run["attention_ms_per_token"])
             figures.cache_bytes = run["kv_bytes"]
 
     def perplexity(self, figured):

@@ -14,6 +14,9 @@ pub const N_HEADS: usize = 9;
 /// The largest part that all keys of a head share, in standard deviations of the rest.
 const COMMON: f32 = 3.0;
 
+/// Layers of that model.
+pub const N_LAYERS: usize = 30;
+
 /// The shape of `n_layers` layers.
 pub const fn shape(n_layers: usize) -> KvShape {
     KvShape::new(n_layers, N_KV_HEADS, HEAD_DIM)

@@ -9,9 +9,10 @@ mod data;
 mod limits;
 mod measure;
 mod verify;
+mod weights;
 
 pub use cache::{held_bytes, packed, packed_on, restored, uniform};
-pub use data::{HEAD_DIM, N_HEADS, N_KV_HEADS, Tokens, shape};
+pub use data::{HEAD_DIM, N_HEADS, N_KV_HEADS, N_LAYERS, Tokens, shape};
 pub use limits::{Flush, read_sum};
 pub use measure::{Contender, Op, State, Work};
 pub use verify::{assert_close, assert_same_snapshot};

@@ -2,8 +2,7 @@
 
 use std::hint::black_box;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{DType, Device, Module, Tensor};
+use crate::weights::Weights;
 
 /// Where the system does not tell the size of the last-level cache: more than most have per core complex.
 const FALLBACK_LAST_LEVEL_BYTES: usize = 64 << 20;
@@ -32,27 +31,23 @@ pub fn read_sum(bytes: &[u8]) -> u64 {
 /// of what is measured here, and a model's products never let it come to that.
 pub struct Flush {
     buffer: Vec<u8>,
-    weights: QMatMul,
-    input: Tensor,
+    weights: Weights,
 }
 
 impl Flush {
     /// For this machine.
     pub fn new() -> Self {
         let [inputs, outputs] = WEIGHTS;
-        let weights = Tensor::ones((outputs, inputs), DType::F32, &Device::Cpu);
-        let weights = weights.and_then(|weights| QTensor::quantize(&weights, GgmlDType::Q8_0));
         Self {
             buffer: vec![1; 2 * last_level_bytes().unwrap_or(FALLBACK_LAST_LEVEL_BYTES)],
-            weights: weights.and_then(QMatMul::from_qtensor).expect("8-bit weights of any values"),
-            input: Tensor::ones((1, inputs), DType::F32, &Device::Cpu).expect("a row of ones"),
+            weights: Weights::new(1, inputs, outputs),
         }
     }
 
     /// Reads the buffer and multiplies by the weights, once.
     pub fn run(&self) {
         black_box(read_sum(black_box(&self.buffer)));
-        black_box(self.weights.forward(&self.input).expect("a row of as many inputs"));
+        self.weights.multiply(0);
     }
 }
 

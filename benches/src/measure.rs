@@ -10,13 +10,21 @@ use std::time::{Duration, Instant};
 use criterion::{Bencher, Criterion, SamplingMode, Throughput};
 use kvq_host::threads;
 
+use crate::data::N_LAYERS;
 use crate::limits::{Flush, read_sum};
+use crate::weights::Weights;
 
 /// Variable that names the file to which each bench adds a line on its work; `cargo xtask bench` reads it.
 const WORK_FILE: &str = "KVQ_BENCH_WORK";
 
 /// The same for what was timed in turns.
 const TURNS_FILE: &str = "KVQ_BENCH_TURNS";
+
+/// Inputs and outputs that make up as many weights as a layer of SmolLM2 has.
+const LAYER_WEIGHTS: [usize; 2] = [576, 6144];
+
+/// Decode steps of a contender in a round, of which the first is not timed.
+const STEPS: usize = 4;
 
 /// What the processor's caches hold when the clock starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,8 +63,8 @@ pub struct Contender<'a> {
     pub name: &'a str,
     /// What one call works on.
     pub work: Work,
-    /// One call.
-    pub call: Box<dyn FnMut() + 'a>,
+    /// One call, for a layer.
+    pub call: Box<dyn FnMut(usize) + 'a>,
 }
 
 /// The benches of one operation.
@@ -118,20 +126,22 @@ impl Op {
     /// Times all of `contenders` one after the other in each round, so that a machine that changes its pace changes it
     /// for all of them; `case` says what they have in common. Criterion's own figure is that of a whole round.
     pub fn turns(&mut self, state: State, case: &str, contenders: &mut [Contender<'_>]) {
-        let name = format!("{}-turns", self.name);
-        let id = format!("{}/{case}", state.name());
-        let mut rounds = Vec::new();
-        let mut group = self.criterion.benchmark_group(&name);
-        group.sampling_mode(SamplingMode::Flat);
         let flush = self.flush.get_or_init(Flush::new);
-        group.bench_function(&id, |b| {
-            b.iter_custom(|n| (0..n).map(|_| round(state, flush, contenders, &mut rounds)).sum());
+        let name = format!("{}-turns", self.name);
+        take_turns(&mut self.criterion, [&name, state.name(), case], contenders, |contender| {
+            alone(state, flush, contender)
         });
-        group.finish();
-        // Nothing was timed where a filter left this out.
-        if !rounds.is_empty() {
-            note_turns(&format!("{name}/{id}"), contenders, &rounds);
-        }
+    }
+
+    /// As [`turns`](Self::turns), for all layers of a model as a decode calls for them: before each, a layer's weights are
+    /// multiplied by. A contender's time is that of one layer.
+    pub fn decode_turns(&mut self, case: &str, contenders: &mut [Contender<'_>]) {
+        let [n_inputs, n_outputs] = LAYER_WEIGHTS;
+        let weights = Weights::new(N_LAYERS, n_inputs, n_outputs);
+        let name = format!("{}-turns", self.name);
+        take_turns(&mut self.criterion, [&name, "decode", case], contenders, |contender| {
+            decode(&weights, contender)
+        });
     }
 
     /// Prints criterion's closing lines.
@@ -154,25 +164,57 @@ fn cold(bencher: &mut Bencher<'_>, flush: &Flush, f: &mut impl FnMut()) {
     });
 }
 
-/// One call of each contender; its times go to `rounds`.
-fn round(
-    state: State,
-    flush: &Flush,
+/// Has `time` called for each contender, round after round.
+fn take_turns(
+    criterion: &mut Criterion,
+    [name, state, case]: [&str; 3],
     contenders: &mut [Contender<'_>],
-    rounds: &mut Vec<Vec<f64>>,
-) -> Duration {
-    let mut times = Vec::with_capacity(contenders.len());
-    for contender in contenders {
-        match state {
-            State::Warm => (contender.call)(),
-            State::Cold => flush.run(),
-        }
-        let begun = Instant::now();
-        (contender.call)();
-        times.push(begun.elapsed());
+    time: impl Fn(&mut Contender<'_>) -> Duration,
+) {
+    let id = format!("{state}/{case}");
+    let mut rounds = Vec::new();
+    let mut group = criterion.benchmark_group(name);
+    group.sampling_mode(SamplingMode::Flat);
+    group.bench_function(&id, |b| {
+        b.iter_custom(|n| {
+            let round = |_| {
+                let times: Vec<Duration> = contenders.iter_mut().map(&time).collect();
+                rounds.push(times.iter().map(|time| time.as_nanos() as f64).collect());
+                times.iter().sum::<Duration>()
+            };
+            (0..n).map(round).sum()
+        });
+    });
+    group.finish();
+    // Nothing was timed where a filter left this out.
+    if !rounds.is_empty() {
+        note_turns(&format!("{name}/{id}"), contenders, &rounds);
     }
-    rounds.push(times.iter().map(|time| time.as_nanos() as f64).collect());
-    times.iter().sum()
+}
+
+/// One call of a contender.
+fn alone(state: State, flush: &Flush, contender: &mut Contender<'_>) -> Duration {
+    match state {
+        State::Warm => (contender.call)(0),
+        State::Cold => flush.run(),
+    }
+    let begun = Instant::now();
+    (contender.call)(0);
+    begun.elapsed()
+}
+
+/// Calls of a contender for all layers, some steps in a row; what one takes.
+fn decode(weights: &Weights, contender: &mut Contender<'_>) -> Duration {
+    let mut time = Duration::ZERO;
+    for step in 0..STEPS {
+        for layer in 0..N_LAYERS {
+            weights.multiply(layer);
+            let begun = Instant::now();
+            (contender.call)(layer);
+            time += if step > 0 { begun.elapsed() } else { Duration::ZERO };
+        }
+    }
+    time / ((STEPS - 1) * N_LAYERS) as u32
 }
 
 /// Adds a line per contender: id of the bench, name, median time in ns, the last contender's name, and the median over the
