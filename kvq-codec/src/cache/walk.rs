@@ -13,7 +13,8 @@ use crate::bytes::{get_i16, slice};
 use crate::kernel::{Backend, SEGMENT, TILE};
 use crate::pack::plane_row_bytes;
 
-/// Whether a tile's rows are folded side by side, for which flash need not have room where registers have none.
+/// Whether a tile's rows are folded side by side, by twos or threes, for which flash need not have room where registers have
+/// none; four are more than even AVX-512 has registers for.
 const FOLDS_ABREAST: bool = cfg!(target_pointer_width = "64");
 
 impl<S: Storage> Cache<S> {
@@ -240,9 +241,8 @@ impl<S: Storage> Cache<S> {
         tile: &mut Tile<A>,
     ) -> [A::Step; TILE] {
         match tile.queries.n {
-            2 if FOLDS_ABREAST => self.fold_rows::<A, 2>(segment, work, tile),
             3 if FOLDS_ABREAST => self.fold_rows::<A, 3>(segment, work, tile),
-            TILE if FOLDS_ABREAST => self.fold_rows::<A, TILE>(segment, work, tile),
+            2 | TILE if FOLDS_ABREAST => self.fold_rows::<A, 2>(segment, work, tile),
             _ => self.fold_rows::<A, 1>(segment, work, tile),
         }
     }

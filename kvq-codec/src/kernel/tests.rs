@@ -289,7 +289,6 @@ fn scales_and_folds_agree() {
 fn rows_side_by_side_are_folded_as_each_alone() {
     check_rows_side_by_side::<2>();
     check_rows_side_by_side::<3>();
-    check_rows_side_by_side::<TILE>();
 }
 
 fn check_rows_side_by_side<const N: usize>() {
