@@ -29,7 +29,7 @@ fn forget_times(value: &mut Value) {
     match value {
         Value::Object(map) => {
             let varies = |key: &str| {
-                ["tokens_per_s", "speed", "rss", "seconds", "command_line", "machine"]
+                ["tokens_per_s", "ms_per_token", "speed", "rss", "seconds", "command_line", "machine"]
                     .iter()
                     .any(|part| key.contains(part))
             };
