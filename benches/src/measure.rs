@@ -127,8 +127,7 @@ impl Op {
     /// for all of them; `case` says what they have in common. Criterion's own figure is that of a whole round.
     pub fn turns(&mut self, state: State, case: &str, contenders: &mut [Contender<'_>]) {
         let flush = self.flush.get_or_init(Flush::new);
-        let name = format!("{}-turns", self.name);
-        take_turns(&mut self.criterion, [&name, state.name(), case], contenders, |contender| {
+        take_turns(&mut self.criterion, [self.name, state.name(), case], contenders, |contender| {
             alone(state, flush, contender)
         });
     }
@@ -138,8 +137,7 @@ impl Op {
     pub fn decode_turns(&mut self, case: &str, contenders: &mut [Contender<'_>]) {
         let [n_inputs, n_outputs] = LAYER_WEIGHTS;
         let weights = Weights::new(N_LAYERS, n_inputs, n_outputs);
-        let name = format!("{}-turns", self.name);
-        take_turns(&mut self.criterion, [&name, "decode", case], contenders, |contender| {
+        take_turns(&mut self.criterion, [self.name, "decode", case], contenders, |contender| {
             decode(&weights, contender)
         });
     }
@@ -167,13 +165,13 @@ fn cold(bencher: &mut Bencher<'_>, flush: &Flush, f: &mut impl FnMut()) {
 /// Has `time` called for each contender, round after round.
 fn take_turns(
     criterion: &mut Criterion,
-    [name, state, case]: [&str; 3],
+    [op, state, case]: [&str; 3],
     contenders: &mut [Contender<'_>],
     time: impl Fn(&mut Contender<'_>) -> Duration,
 ) {
-    let id = format!("{state}/{case}");
+    let (name, id) = (format!("{op}-turns"), format!("{state}/{case}"));
     let mut rounds = Vec::new();
-    let mut group = criterion.benchmark_group(name);
+    let mut group = criterion.benchmark_group(&name);
     group.sampling_mode(SamplingMode::Flat);
     group.bench_function(&id, |b| {
         b.iter_custom(|n| {
