@@ -183,10 +183,10 @@ pub fn legend(runs: &[Run], detail: Detail) -> String {
         "bytes: everything the cache holds; compression: bytes of the same tokens in fp16 / these bytes",
     ];
     if runs.iter().any(|run| run.decode_tokens_per_s.is_some()) {
-        if detail == Detail::Full {
-            parts.push("attention: its part of a token decoded, all layers together");
-        }
         parts.push("speed vs dense f16: decoding, median of the ratios within each round");
+    }
+    if detail == Detail::Full && runs.iter().any(|run| run.attention_ms_per_token.is_some()) {
+        parts.push("attention ms/token: what of a token decoded is attention, all layers together");
     }
     if runs.iter().any(|run| run.kld_mean.is_some()) {
         parts.push("change, KL div. (nats), same top token: against dense-f32 on every scored token");
