@@ -157,7 +157,7 @@ impl Backend {
         None
     }
 
-    /// AVX-512 with VNNI and VBMI, where the CPU has them.
+    /// AVX-512 with VNNI, VBMI and GFNI, where the CPU has them.
     #[must_use]
     pub fn avx512() -> Option<Self> {
         #[cfg(target_arch = "x86_64")]

@@ -67,7 +67,7 @@ pub enum BackendChoice {
     Scalar,
     /// AVX2 with FMA.
     Avx2,
-    /// AVX-512 with VNNI and VBMI.
+    /// AVX-512 with VNNI, VBMI and GFNI.
     Avx512,
     /// NEON.
     Neon,

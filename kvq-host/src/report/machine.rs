@@ -48,6 +48,7 @@ fn cpu_features() -> Vec<&'static str> {
         ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
         ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
         ("avx512vbmi", std::arch::is_x86_feature_detected!("avx512vbmi")),
+        ("gfni", std::arch::is_x86_feature_detected!("gfni")),
     ];
     found.into_iter().filter_map(|(name, found)| found.then_some(name)).collect()
 }

@@ -5,15 +5,16 @@ use core::arch::x86_64::*;
 use super::super::accumulate::weight_pair;
 use super::super::load::{load_u32, load32, store_bytes};
 use super::super::unpack::for_each_rows;
+use super::bits::{Quads, turn_bytes};
 use super::by_layout;
-use super::load::{load_64, load_numbers, store_64, store_ints};
+use super::load::{load_64, load_64_at, load_numbers, store_64, store_ints};
 use super::turn::turn_quarters;
 use super::unpack::{codebook, levels};
 use crate::block::{Layout, MAX_PLANES, Rows};
 use crate::kernel::simd::by_dim;
 use crate::kernel::{Levels, SEGMENT, Sums, TILE, Weights};
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn accumulate_rows(
     layout: Layout,
     rows: &Rows<'_>,
@@ -24,7 +25,7 @@ pub(super) fn accumulate_rows(
     by_layout!(sum_rows, layout, head_dim, (rows, weights, sums));
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn sum_rows<const LAYOUT: u8, const D: usize>(
     rows: &Rows<'_>,
     (n_queries, weights): (usize, &Weights),
@@ -38,7 +39,7 @@ fn sum_rows<const LAYOUT: u8, const D: usize>(
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn sum_by<const LAYOUT: u8, const D: usize, const N: usize>(
     rows: &Rows<'_>,
     weights: &Weights,
@@ -48,17 +49,15 @@ fn sum_by<const LAYOUT: u8, const D: usize, const N: usize>(
     let weights = Bytes::<N>::new(weights);
     for c in 0..D / 64 {
         let mut total = [[_mm512_setzero_si512(); 4]; N];
-        let mut four = 0;
-        for_each_rows::<LAYOUT, D, 4>(rows, |planes| {
-            weights.multiply(&mut total, four, quads::<LAYOUT, D>(planes, c, codebook));
-            four += 1;
+        for_each_four::<LAYOUT, D>(rows, c, codebook, |four, quads| {
+            weights.multiply(&mut total, four, quads);
         });
-        put(total, c, sums);
+        put(total, (c, D), sums);
     }
 }
 
 /// As [`accumulate_rows`], with interleaved levels that the next tile of queries finds in `levels`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn accumulate_shared(
     layout: Layout,
     rows: &Rows<'_>,
@@ -78,14 +77,13 @@ pub(super) fn accumulate_shared(
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn write_quads<const LAYOUT: u8, const D: usize>(rows: &Rows<'_>, out: &mut [[u8; 32]]) {
     let codebook = codebook::<LAYOUT, 0>();
     let mut out = out.as_chunks_mut::<2>().0.as_chunks_mut::<4>().0.iter_mut();
     for c in 0..D / 64 {
-        for_each_rows::<LAYOUT, D, 4>(rows, |planes| {
+        for_each_four::<LAYOUT, D>(rows, c, codebook, |_, quads| {
             let Some(out) = out.next() else { return };
-            let quads = quads::<LAYOUT, D>(planes, c, codebook);
             out.iter_mut().zip(quads).for_each(|(to, quad)| store_64(to, quad));
         });
     }
@@ -106,8 +104,52 @@ fn quads_by<const N: usize>(
             let [a, b, c, d] = quads;
             weights.multiply(&mut total, four, [load_64(a), load_64(b), load_64(c), load_64(d)]);
         }
-        put(total, c, sums);
+        put(total, (c, head_dim), sums);
     }
+}
+
+/// Calls `f` with values `64·c ..` of each four rows, interleaved, and their place; rows past the last read as zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,gfni")]
+fn for_each_four<const LAYOUT: u8, const D: usize>(
+    rows: &Rows<'_>,
+    c: usize,
+    codebook: __m512i,
+    mut f: impl FnMut(usize, [__m512i; 4]),
+) {
+    let mut four = 0;
+    if D == 64 {
+        for_each_rows::<LAYOUT, 64, 8>(rows, |planes| {
+            for quads in narrow_quads::<LAYOUT>(planes, codebook) {
+                f(four, quads);
+                four += 1;
+            }
+        });
+    } else {
+        for_each_rows::<LAYOUT, D, 4>(rows, |planes| {
+            f(four, quads::<LAYOUT, D>(planes, c, codebook));
+            four += 1;
+        });
+    }
+}
+
+/// The first eight rows of heads of 64, interleaved by fours: a 32-bit lane of register `m` has one of the values
+/// `16·m ..` of each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,gfni")]
+fn narrow_quads<const LAYOUT: u8>(planes: &[&[u8]; MAX_PLANES], codebook: __m512i) -> [[__m512i; 4]; 2] {
+    let levels = |index| _mm512_permutexvar_epi8(index, codebook);
+    if LAYOUT == Layout::S4.tag() {
+        // Code `i` is in byte `i mod 32`, at bit `4·(i div 32)`.
+        let four = |i: usize| {
+            let (a, b) = (load_64_at(planes[0], 2 * i), load_64_at(planes[0], 2 * i + 1));
+            let low = turn_bytes(_mm512_shuffle_i64x2::<0b10_00_10_00>(a, b));
+            let high = turn_bytes(_mm512_shuffle_i64x2::<0b11_01_11_01>(a, b));
+            [low, high, _mm512_srli_epi32::<4>(low), _mm512_srli_epi32::<4>(high)].map(levels)
+        };
+        return [four(0), four(1)];
+    }
+    Quads::<LAYOUT>::new(planes).map(|quads| [0, 1, 2, 3].map(|m| levels(quads.index(m))))
 }
 
 /// The 8-bit weights of each query.
@@ -137,18 +179,19 @@ impl<const N: usize> Bytes<N> {
     }
 }
 
-/// Stores the sums of values `64·c ..`.
+/// Stores the sums of values `64·c ..` of heads of `head_dim`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn put<const N: usize>(total: [[__m512i; 4]; N], c: usize, sums: &mut Sums) {
+fn put<const N: usize>(total: [[__m512i; 4]; N], (c, head_dim): (usize, usize), sums: &mut Sums) {
     for (total, sums) in total.into_iter().zip(sums.iter_mut()) {
         let to = sums.as_chunks_mut::<16>().0.iter_mut().skip(4 * c);
-        // Quarter `k` of register `i` lies in quarter `i` of register `k`.
-        to.zip(turn_quarters(total)).for_each(|(to, values)| store_ints(to, values));
+        // Of wider heads, quarter `k` of register `i` lies in quarter `i` of register `k`: see `quads`.
+        let total = if head_dim == 64 { total } else { turn_quarters(total) };
+        to.zip(total).for_each(|(to, values)| store_ints(to, values));
     }
 }
 
-/// Values `64·c ..` of four rows, interleaved: a 32-bit lane has one value of each row. Quarter `i` of register `k` has
+/// Values `64·c ..` of four rows of heads of 128 and more, interleaved: a 32-bit lane has one value of each row. Quarter `i` of register `k` has
 /// values `16·i + 4·k .. 16·i + 4·k + 4`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]

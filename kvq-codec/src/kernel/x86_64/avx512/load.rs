@@ -84,14 +84,6 @@ pub(super) fn store_ints(out: &mut [i32; 16], value: __m512i) {
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), value) }
 }
 
-/// Stores eight integers.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn store_eight_ints(out: &mut [i32; 8], value: __m256i) {
-    // SAFETY: the array is 32 writable bytes, and the store needs no alignment.
-    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), value) }
-}
-
 /// Stores sixteen floats.
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -1,4 +1,4 @@
-//! AVX-512 kernels, with VNNI and VBMI.
+//! AVX-512 kernels, with VNNI, VBMI and GFNI.
 //!
 //! They take the place of those for AVX2 in attention on heads of 64, 128 and 256. Packing stays with AVX2, which is as
 //! fast: it waits for one result after another more than for arithmetic.
@@ -8,8 +8,11 @@
 //!   there, and what that adds, 128 times the sum of the query, goes off again at the end.
 //! * **Sixteen tokens in a register** (`score`, `turn`): rows become columns of four bytes first, whose products with four
 //!   codes of a query add up to sixteen scores without a sum across a register. 4-bit rows of heads of 64 are turned while
-//!   they are packed; where their codes are stored by the bit (`bits`), a row is a lane of 64 bits as it lies in memory.
-//!   `VPERMB` looks at six bits of an index, so a codebook that is repeated four times needs no mask over the four that count.
+//!   they are packed.
+//! * **Indices by nibbles** (`bits`): where codes of heads of 64 are stored by the bit, `GF2P8AFFINEQB` turns a row's plane of
+//!   one bit, a matrix of eight by eight, so that the bits of a label come to lie beside those of a plane of two; the two make
+//!   nibbles, of which one rotation takes sixteen values of four tokens apart. `VPERMB` looks at six bits of an index, so a
+//!   codebook that is repeated four times needs no mask over the four that count.
 //! * **A segment in four registers** (`fold`): the softmax in the order of operations of `kernel::fold`, with the same
 //!   bits.
 
@@ -30,7 +33,7 @@ use crate::kernel::simd::is_fast;
 use crate::kernel::{Fold, FoldState, HeadRow, Levels, Queries, SEGMENT, Scores, Sums, Weights};
 use crate::shape::MAX_HEAD_DIM;
 
-/// Proof that the CPU has AVX-512 with VNNI and VBMI, and what AVX2 kernels need.
+/// Proof that the CPU has AVX-512 with VNNI, VBMI and GFNI, and what AVX2 kernels need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx512(Avx2);
 
@@ -60,14 +63,16 @@ impl Avx512 {
             && std::is_x86_feature_detected!("avx512bw")
             && std::is_x86_feature_detected!("avx512vl")
             && std::is_x86_feature_detected!("avx512vnni")
-            && std::is_x86_feature_detected!("avx512vbmi");
+            && std::is_x86_feature_detected!("avx512vbmi")
+            && std::is_x86_feature_detected!("gfni");
         #[cfg(not(feature = "std"))]
         let there = cfg!(all(
             target_feature = "avx512f",
             target_feature = "avx512bw",
             target_feature = "avx512vl",
             target_feature = "avx512vnni",
-            target_feature = "avx512vbmi"
+            target_feature = "avx512vbmi",
+            target_feature = "gfni"
         ));
         Avx2::detect().filter(|_| there).map(Self)
     }
@@ -90,7 +95,7 @@ impl Avx512 {
             with_avx512!(self, score::score_shared(layout, rows, head.head_dim, queries, levels, scores));
         } else if layout == Layout::S4 && head.head_dim == 64 && rows.n > 1 && is_fast(head, rows, 16) {
             with_avx512!(self, score::score_s4(rows, queries, scores));
-        } else if coarse && layout != Layout::S4 && head.head_dim == 64 && is_fast(head, rows, bits::TOKENS) {
+        } else if coarse && layout != Layout::S4 && head.head_dim == 64 && is_fast(head, rows, 16) {
             with_avx512!(self, score::score_bits(layout, rows, queries, scores));
         } else if !serves(rows, head, 4) {
             self.0.score_keys(layout, rows, head, queries, levels, scores);
@@ -121,7 +126,7 @@ impl Avx512 {
         levels: &mut Levels,
         sums: &mut Sums,
     ) {
-        if !serves(rows, head, if layout == Layout::Q8 { 2 } else { 4 }) {
+        if !serves(rows, head, if layout == Layout::Q8 { 2 } else { 8 }) {
             self.0.accumulate_values(layout, rows, head, weights, levels, sums);
         } else if layout == Layout::Q8 {
             with_avx512!(self, accumulate::accumulate_precise(rows, head.head_dim, weights, sums));

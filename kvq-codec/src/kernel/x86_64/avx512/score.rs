@@ -4,9 +4,9 @@ use core::arch::x86_64::*;
 
 use super::super::load::{load32, store_four};
 use super::super::unpack::for_each_rows;
-use super::bits::{self, Bits};
+use super::bits::Columns;
 use super::by_layout;
-use super::load::{load_64, load_ints, load_numbers, load_query, store_64, store_eight_ints, store_ints};
+use super::load::{load_64, load_ints, load_numbers, load_query, store_64, store_ints};
 use super::turn::{turn, turn_halves};
 use super::unpack::{codebook, levels};
 use crate::block::{Layout, Rows};
@@ -69,8 +69,8 @@ fn for_each_sixteen(rows: &Rows<'_>, mut f: impl FnMut(usize, &[[u8; 32]; 16])) 
     }
 }
 
-/// Rows of heads of 64 whose codes lie in planes of one and two bits: eight tokens at a time, by columns.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+/// Rows of heads of 64 whose codes lie in planes of one and two bits.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn score_bits(layout: Layout, rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
     match layout {
         Layout::Q8 | Layout::S4 => {}
@@ -82,7 +82,7 @@ pub(super) fn score_bits(layout: Layout, rows: &Rows<'_>, queries: &Queries, sco
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn columns_of_bits<const LAYOUT: u8>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
     match queries.n {
         1 => bits_by::<LAYOUT, 1>(rows, queries, scores),
@@ -92,41 +92,45 @@ fn columns_of_bits<const LAYOUT: u8>(rows: &Rows<'_>, queries: &Queries, scores:
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn bits_by<const LAYOUT: u8, const N: usize>(rows: &Rows<'_>, queries: &Queries, scores: &mut Scores) {
     let codebook = codebook::<LAYOUT, BIAS>();
     let chunk = Chunk::<N>::new(queries, 0);
-    // The codes of a column side by side.
-    let mut codes = [[[0u8; 8]; 8]; N];
-    for (to, row) in codes.iter_mut().zip(chunk.codes) {
-        for (s, column) in to.iter_mut().enumerate() {
-            for (k, code) in column.iter_mut().enumerate() {
-                *code = row[s + 8 * k] as u8;
+    let (even, odd) = (
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+        _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31),
+    );
+    let mut sixteen = 0;
+    for_each_rows::<LAYOUT, 64, 16>(rows, |planes| {
+        let chunk = chunk.in_memory();
+        let mut sums = [[_mm512_setzero_si512(); 2]; N];
+        for eight in 0..2 {
+            let columns = Columns::<LAYOUT>::new(planes, eight);
+            let mut of_eight = [_mm512_setzero_si512(); N];
+            for (sum, excess) in of_eight.iter_mut().zip(chunk.excess) {
+                *sum = _mm512_maskz_set1_epi32(0x5555, -excess);
+            }
+            macro_rules! columns {
+                ($($c:literal)*) => {$(
+                    let levels = _mm512_permutexvar_epi8(columns.index($c), codebook);
+                    for (sum, codes) in of_eight.iter_mut().zip(chunk.codes) {
+                        let codes = codes.as_chunks::<8>().0[$c].map(|code| code as u8);
+                        *sum = _mm512_dpbusd_epi32(*sum, levels, _mm512_set1_epi64(i64::from_le_bytes(codes)));
+                    }
+                )*};
+            }
+            columns!(0 1 2 3 4 5 6 7);
+            for (sums, sum) in sums.iter_mut().zip(of_eight) {
+                sums[eight] = sum;
             }
         }
-    }
-    let mut eight = 0;
-    for_each_rows::<LAYOUT, 64, { bits::TOKENS }>(rows, |planes| {
-        let codes = core::hint::black_box(&codes);
-        let bits = Bits::<LAYOUT>::new(planes);
-        let mut sums = [_mm512_setzero_si512(); N];
-        macro_rules! columns {
-            ($($s:literal)*) => {$(
-                let levels = _mm512_permutexvar_epi8(bits.index($s), codebook);
-                for (sum, codes) in sums.iter_mut().zip(codes) {
-                    *sum = _mm512_dpbusd_epi32(*sum, levels, _mm512_set1_epi64(i64::from_le_bytes(codes[$s])));
-                }
-            )*};
-        }
-        columns!(0 1 2 3 4 5 6 7);
-        for ((sum, excess), scores) in sums.into_iter().zip(chunk.excess).zip(scores.iter_mut()) {
-            let both = _mm512_add_epi32(sum, _mm512_srli_epi64::<32>(sum));
-            let sums = _mm256_sub_epi32(_mm512_cvtepi64_epi32(both), _mm256_set1_epi32(excess));
-            if let Some(to) = scores.as_chunks_mut::<8>().0.get_mut(eight) {
-                store_eight_ints(to, sums);
+        for ([a, b], scores) in sums.into_iter().zip(scores.iter_mut()) {
+            let both = [even, odd].map(|half| _mm512_permutex2var_epi32(a, half, b));
+            if let Some(to) = scores.as_chunks_mut::<16>().0.get_mut(sixteen) {
+                store_ints(to, _mm512_add_epi32(both[0], both[1]));
             }
         }
-        eight += 1;
+        sixteen += 1;
     });
 }
 
