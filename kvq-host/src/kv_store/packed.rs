@@ -13,6 +13,9 @@ use super::parts::{self, PREFILL_TOKENS, PoolThreads, Split};
 use super::{KvBytes, KvStore};
 use crate::measure::TierMap;
 
+/// Spans that the newest part of a long context takes longer than its tokens tell.
+const EXTRA_SPANS: usize = 2;
+
 /// Memory for a cache: a vector that is never longer than it was asked to be.
 #[derive(Debug, Default)]
 pub struct GrowingMemory(Vec<u8>);
@@ -101,7 +104,9 @@ impl<M: Storage + Sync> PackedStore<M> {
         let windows =
             [window_len, policy.window_len as usize].into_iter().filter(|&window_len| window_len > 0);
         let seen = parts::seen(len, n_tokens, windows.min().unwrap_or(0));
-        Ok(parts::of_tokens(seen, (policy.n_sink.into(), policy.span_len.into())))
+        let (n_sink, span_len) = (policy.n_sink.into(), policy.span_len.into());
+        // Whole spans on either side; the newest part has the recent window too, at 8 bits, and begins a little later.
+        Ok(parts::of_tokens(seen, (n_sink, span_len), EXTRA_SPANS * span_len))
     }
 
     /// Attends over the tokens of each of `split`, and joins what comes of it.

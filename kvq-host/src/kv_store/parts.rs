@@ -61,11 +61,16 @@ pub(super) fn seen(len: usize, n_tokens: usize, window_len: usize) -> Range<usiz
 
 /// Positions that a few new tokens see, in parts that begin at a multiple of `step` beyond `first`, all but the first
 /// part: as many whatever the number of threads, so that results do not depend on it. Older parts are the longer ones,
-/// since newer tokens take more bytes.
-pub(super) fn of_tokens(seen: Range<usize>, (first, step): (usize, usize)) -> Vec<Range<usize>> {
+/// since newer tokens take more bytes; the newest part counts as `extra` tokens longer than it is.
+pub(super) fn of_tokens(
+    seen: Range<usize>,
+    (first, step): (usize, usize),
+    extra: usize,
+) -> Vec<Range<usize>> {
     let n_parts = (seen.len() / PART_TOKENS).clamp(1, MAX_TOKEN_PARTS);
-    let start = |part: usize| match seen.start + seen.len() * part / n_parts {
-        at if part == 0 || part == n_parts => at,
+    let start = |part: usize| match seen.start + (seen.len() + extra) * part / n_parts {
+        at if part == 0 => at,
+        _ if part == n_parts => seen.end,
         at => at.checked_sub(first).map_or(at, |beyond| first + beyond.next_multiple_of(step)),
     };
     (0..n_parts).map(|part| start(part)..start(part + 1)).collect()
@@ -148,5 +153,27 @@ impl Threads for PoolThreads {
         let mut parts = vec![0; n_parts * part_bytes];
         for_each(parts.chunks_exact_mut(part_bytes), work);
         Some(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_tokens_follow_one_another_from_span_to_span() {
+        for (n_tokens, extra) in [(100, 0), (2048, 0), (2048, 128), (2050, 128), (5000, 128), (100_000, 128)]
+        {
+            let parts = of_tokens(0..n_tokens, (4, 64), extra);
+            assert_eq!(parts.len(), (n_tokens / PART_TOKENS).clamp(1, MAX_TOKEN_PARTS), "{n_tokens} tokens");
+            assert_eq!((parts[0].start, parts[parts.len() - 1].end), (0, n_tokens));
+            for pair in parts.windows(2) {
+                assert_eq!(pair[0].end, pair[1].start, "{n_tokens} tokens");
+                assert_eq!((pair[1].start - 4) % 64, 0, "{n_tokens} tokens");
+                assert!(!pair[1].is_empty(), "{parts:?}");
+            }
+        }
+        // The newest part is shorter by a span for each two of them that it counts as more.
+        assert_eq!(of_tokens(0..2100, (4, 64), 0)[1].len(), of_tokens(0..2100, (4, 64), 128)[1].len() + 64);
     }
 }

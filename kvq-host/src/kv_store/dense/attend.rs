@@ -48,7 +48,7 @@ pub(super) fn attend<E: Element>(kernel: Kernel, heads: &Heads<E>, q: &[f32], ou
     let rows = heads_per_unit * heads.n_tokens;
     if heads_per_unit == group {
         let seen = parts::seen(heads.len, heads.n_tokens, heads.window_len);
-        let positions = parts::of_tokens(seen, (0, BLOCK));
+        let positions = parts::of_tokens(seen, (0, BLOCK), 0);
         if positions.len() > 1 {
             return attend_token_parts(kernel, heads, &Split::new(&positions, n_kv_heads), q, out);
         }
