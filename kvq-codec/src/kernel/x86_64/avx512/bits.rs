@@ -15,6 +15,11 @@ const fn has_nibbles(layout: u8) -> bool {
     layout == Layout::T4.tag() || layout == Layout::T3.tag()
 }
 
+/// Whether indices have two bits of a label.
+const fn has_labels(layout: u8) -> bool {
+    has_nibbles(layout) || layout == Layout::T2.tag()
+}
+
 /// The plane of trellis bits.
 fn trellis_plane<'a, const LAYOUT: u8>(planes: &[&'a [u8]; MAX_PLANES]) -> &'a [u8] {
     if LAYOUT == Layout::T4.tag() { planes[2] } else { planes[1] }
@@ -47,7 +52,7 @@ impl<const LAYOUT: u8> Columns<LAYOUT> {
                 (_mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15));
             [_mm512_permutex2var_epi64(a, even, b), _mm512_permutex2var_epi64(a, odd, b)]
         };
-        let labels = if has_nibbles(LAYOUT) || LAYOUT == Layout::T2.tag() {
+        let labels = if has_labels(LAYOUT) {
             let [z1, z0] = label_bits(load_64_at(trellis_plane::<LAYOUT>(planes), eight));
             let even_bytes = _mm512_set1_epi16(0xff);
             let select = |a, b| _mm512_ternarylogic_epi64::<0xca>(even_bytes, a, b);
@@ -88,7 +93,7 @@ impl<const LAYOUT: u8> Quads<LAYOUT> {
         // In pairs of lanes of four tokens.
         let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
         let bits = |plane| _mm512_permutexvar_epi64(order, load_64_at(plane, 0));
-        let labels = if has_nibbles(LAYOUT) || LAYOUT == Layout::T2.tag() {
+        let labels = if has_labels(LAYOUT) {
             let [z1, z0] = label_bits(bits(trellis_plane::<LAYOUT>(planes)));
             // Those of even bytes in the lower half of a row, from the last on.
             let order = _mm_setr_epi8(13, 12, 9, 8, 5, 4, 1, 0, 15, 14, 11, 10, 7, 6, 3, 2);

@@ -126,7 +126,12 @@ impl Avx512 {
         levels: &mut Levels,
         sums: &mut Sums,
     ) {
-        if !serves(rows, head, if layout == Layout::Q8 { 2 } else { 8 }) {
+        let tokens = match (layout, head.head_dim) {
+            (Layout::Q8, _) => 2,
+            (_, 64) => 8,
+            _ => 4,
+        };
+        if !serves(rows, head, tokens) {
             self.0.accumulate_values(layout, rows, head, weights, levels, sums);
         } else if layout == Layout::Q8 {
             with_avx512!(self, accumulate::accumulate_precise(rows, head.head_dim, weights, sums));
