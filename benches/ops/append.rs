@@ -12,7 +12,7 @@ use kvq_benches::{
 use kvq_codec::{Backend, Cache, KvCache, Policy, Side, WhenFull, minimum_bytes};
 use kvq_host::kv_store::KvStore;
 use kvq_host::kv_store::dense::DenseF16;
-use kvq_host::kv_store::packed::GrowingMemory;
+use kvq_host::kv_store::memory::GrowingMemory;
 
 const TOKENS: usize = 2048;
 

@@ -1,7 +1,7 @@
 //! Packed caches in memory that grows.
 
 use kvq_codec::{Backend, Budget, Cache, EdgeLayers, Layout, Policy, Storage, Tier, WhenFull};
-use kvq_host::kv_store::packed::GrowingMemory;
+use kvq_host::kv_store::memory::GrowingMemory;
 
 use crate::data::{Tokens, shape};
 

@@ -24,6 +24,7 @@
 
 pub mod cli;
 pub mod eval;
+pub mod huge_pages;
 pub mod kv_store;
 pub mod measure;
 pub mod model;

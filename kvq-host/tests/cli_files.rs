@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kvq_codec::{Backend, Cache, KvShape, Policy};
-use kvq_host::kv_store::packed::GrowingMemory;
+use kvq_host::kv_store::memory::GrowingMemory;
 use program::kvq;
 use serde_json::Value;
 

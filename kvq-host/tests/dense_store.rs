@@ -2,7 +2,7 @@
 
 use kvq_codec::KvShape;
 use kvq_host::kv_store::KvStore;
-use kvq_host::kv_store::dense::{BLOCK, Backend, DenseF16, DenseF32, GROWTH_TOKENS};
+use kvq_host::kv_store::dense::{BLOCK, Backend, DenseF16, DenseF32};
 
 /// Reproducible values around 0, of the size that keys and queries have.
 struct Random(u64);
@@ -224,17 +224,17 @@ fn memory_counts_every_row_and_the_unused_tail() {
     let mut store = DenseF16::new(shape);
     assert_eq!(store.memory().code_bytes + store.memory().unused_bytes, 0);
     let rows = vec![0.5; 3 * 32];
-    for _ in 0..GROWTH_TOKENS + 1 {
+    for _ in 0..BLOCK + 1 {
         for layer in 0..2 {
             store.append(layer, 1, &rows, &rows).unwrap();
         }
     }
     let memory = store.memory();
-    assert_eq!(memory.code_bytes, (GROWTH_TOKENS + 1) * shape.fp16_bytes_per_token());
-    assert_eq!(memory.unused_bytes, (GROWTH_TOKENS - 1) * shape.fp16_bytes_per_token());
+    assert_eq!(memory.code_bytes, (BLOCK + 1) * shape.fp16_bytes_per_token());
+    assert_eq!(memory.unused_bytes, (BLOCK - 1) * shape.fp16_bytes_per_token());
     assert!(memory.header_bytes > 0 && memory.scratch_bytes == 0);
     store.clear();
-    assert_eq!(store.memory().unused_bytes, 2 * GROWTH_TOKENS * shape.fp16_bytes_per_token());
+    assert_eq!(store.memory().unused_bytes, 2 * BLOCK * shape.fp16_bytes_per_token());
 }
 
 #[test]

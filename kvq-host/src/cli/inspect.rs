@@ -11,7 +11,7 @@ use kvq_tiny::Image;
 use safetensors::tensor::Metadata;
 use serde_json::{Value, json};
 
-use crate::kv_store::packed::GrowingMemory;
+use crate::kv_store::memory::GrowingMemory;
 use crate::measure::TierMap;
 use crate::model::open_gguf;
 use crate::plan;

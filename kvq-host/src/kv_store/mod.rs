@@ -3,6 +3,7 @@
 pub mod candle;
 pub mod dense;
 pub mod fixed;
+pub mod memory;
 pub mod packed;
 mod parts;
 mod stretch;

@@ -9,34 +9,13 @@ use kvq_codec::{
     Backend, Cache, Error, KvCache, KvShape, MAX_TIERS, MemoryReport, Policy, Side, Storage, TierUse,
 };
 
+use super::memory::GrowingMemory;
 use super::parts::{self, PREFILL_TOKENS, PoolThreads, Split};
 use super::{KvBytes, KvStore};
 use crate::measure::TierMap;
 
 /// Spans that the newest part of a long context takes longer than its tokens tell.
 const EXTRA_SPANS: usize = 2;
-
-/// Memory for a cache: a vector that is never longer than it was asked to be.
-#[derive(Debug, Default)]
-pub struct GrowingMemory(Vec<u8>);
-
-impl Storage for GrowingMemory {
-    const GROWS: bool = true;
-
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-
-    fn grow(&mut self, len: usize) -> bool {
-        self.0.reserve_exact(len.saturating_sub(self.0.len()));
-        self.0.resize(len, 0);
-        true
-    }
-}
 
 /// Packed keys and values of one sequence.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use kvq_codec::Cache;
 
 use super::{Limit, Line, Subject, open};
 use crate::kv_store::KvStore;
-use crate::kv_store::packed::{GrowingMemory, PackedStore};
+use crate::kv_store::{memory::GrowingMemory, packed::PackedStore};
 use crate::model::{Logits, prefill};
 
 /// Draft tokens that are taken back.

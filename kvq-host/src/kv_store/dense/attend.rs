@@ -12,8 +12,8 @@ use std::ops::Range;
 
 use kvq_codec::KvShape;
 
-use super::BLOCK;
 use super::kernel::{Element, Kernel};
+use super::{BLOCK, Places};
 use crate::kv_store::parts::{self, PREFILL_TOKENS, Split};
 
 /// Queries per kernel call: with four rows each, their twelve sums fill the vector registers.
@@ -24,11 +24,9 @@ const TILE_QUERIES: usize = 16 * QUERIES;
 
 /// One layer's rows and the sizes of one call.
 pub(super) struct Heads<'a, E> {
-    /// For each KV head, `(len, key_head_dim)`.
-    pub(super) keys: &'a [Vec<E>],
-    /// For each KV head, `(len, value_head_dim)`.
-    pub(super) values: &'a [Vec<E>],
-    pub(super) shape: &'a KvShape,
+    pub(super) memory: &'a [E],
+    pub(super) places: Places,
+    pub(super) layer: usize,
     /// Tokens held, the new ones included.
     pub(super) len: usize,
     pub(super) n_heads: usize,
@@ -41,7 +39,7 @@ pub(super) struct Heads<'a, E> {
 /// Attention of all heads. Shapes: `q (n_heads, n_tokens, key_head_dim)`,
 /// `out (n_heads, n_tokens, value_head_dim)`.
 pub(super) fn attend<E: Element>(kernel: Kernel, heads: &Heads<E>, q: &[f32], out: &mut [f32]) {
-    let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = *heads.shape;
+    let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = heads.places.shape;
     let group = heads.n_heads / n_kv_heads;
     let heads_per_unit = if heads.n_tokens < PREFILL_TOKENS { group } else { 1 };
     let units_per_kv_head = group / heads_per_unit;
@@ -88,7 +86,7 @@ fn attend_token_parts<E: Element>(
     q: &[f32],
     out: &mut [f32],
 ) {
-    let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = *heads.shape;
+    let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = heads.places.shape;
     let rows = heads.n_heads / n_kv_heads * heads.n_tokens;
     let (sums_len, part_len) = (rows * value_head_dim, rows * (value_head_dim + STATE));
     let attend = |kv_heads: Range<usize>, positions: &[Range<usize>], q: &[f32], sums: &mut [f32]| {
@@ -141,8 +139,7 @@ fn attend_unit<E: Element>(
     out: &mut [f32],
     mut finish: impl FnMut(usize, Running, &mut [f32]),
 ) {
-    let (keys, values) = (&heads.keys[head], &heads.values[head]);
-    let KvShape { key_head_dim, value_head_dim, .. } = *heads.shape;
+    let KvShape { key_head_dim, value_head_dim, .. } = heads.places.shape;
     let scale = 1.0 / (key_head_dim as f32).sqrt();
     let before = heads.len - heads.n_tokens;
     // Tokens that query `row` sees.
@@ -173,15 +170,20 @@ fn attend_unit<E: Element>(
                 if n == 0 {
                     continue;
                 }
-                let block = |dim: usize| start * dim..(start + n) * dim;
-                kernel.scores(&keys[block(key_head_dim)], key_head_dim, q, &mut scores);
+                let place = (heads.layer, head, start / BLOCK);
+                kernel.scores(&heads.memory[heads.places.keys(place, 0..n)], key_head_dim, q, &mut scores);
                 for query in 0..n_queries {
                     let scores = &mut scores[query * BLOCK..][..n];
                     let out = &mut out[query * value_head_dim..][..value_head_dim];
                     let hidden = from(row + query).saturating_sub(start).min(seen[query]);
                     weigh(kernel, scores, hidden..seen[query], scale, &mut running[query], out);
                 }
-                kernel.accumulate(&values[block(value_head_dim)], value_head_dim, &scores, out);
+                kernel.accumulate(
+                    &heads.memory[heads.places.values(place, 0..n)],
+                    value_head_dim,
+                    &scores,
+                    out,
+                );
             }
         }
         for (row, (out, running)) in out.chunks_exact_mut(value_head_dim).zip(running).enumerate() {

@@ -9,9 +9,9 @@
 //! - **Softmax**: eight exponentials at a time, `2^n · p(r)` with a polynomial of degree 6, relative error
 //!   under 2e-7; arguments under -87 count as -87.
 //!
-//! This file and `avx512` hold the only unsafe code of the host: calls into functions that need the features (holding
-//! an [`Avx2`] proves them present), and the loads and stores, each over a reference to exactly the
-//! elements it touches.
+//! This file and `avx512` hold the only unsafe code of the host but for one call in [`crate::huge_pages`]: calls into
+//! functions that need the features (holding an [`Avx2`] proves them present), and the loads and stores, each over a
+//! reference to exactly the elements it touches.
 
 use std::arch::x86_64::*;
 

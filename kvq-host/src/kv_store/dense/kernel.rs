@@ -1,5 +1,6 @@
 //! Which kernels a dense store runs, and the element types they read.
 
+use bytemuck::Pod;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvq_codec::KvShape;
@@ -40,12 +41,12 @@ impl From<kvq_codec::Backend> for Backend {
 }
 
 /// A number as a dense store keeps it.
-pub trait Element: Lanes + Copy + Send + Sync + 'static {
+pub trait Element: Lanes + Pod + Send + Sync + 'static {
     /// The value.
     fn to_f32(self) -> f32;
 
-    /// Appends `rows`, rounded to this type, without reserving more than they need.
-    fn extend(to: &mut Vec<Self>, rows: &[f32]);
+    /// Writes `rows`, rounded to this type, to as many elements.
+    fn store(to: &mut [Self], rows: &[f32]);
 }
 
 impl Element for f32 {
@@ -53,8 +54,8 @@ impl Element for f32 {
         self
     }
 
-    fn extend(to: &mut Vec<Self>, rows: &[f32]) {
-        to.extend_from_slice(rows);
+    fn store(to: &mut [Self], rows: &[f32]) {
+        to.copy_from_slice(rows);
     }
 }
 
@@ -63,10 +64,8 @@ impl Element for f16 {
         f16::to_f32(self)
     }
 
-    fn extend(to: &mut Vec<Self>, rows: &[f32]) {
-        let start = to.len();
-        to.resize(start + rows.len(), f16::ZERO);
-        to[start..].convert_from_f32_slice(rows);
+    fn store(to: &mut [Self], rows: &[f32]) {
+        to.convert_from_f32_slice(rows);
     }
 }
 

@@ -1,10 +1,10 @@
 //! Dense stores: keys and values as f32 or f16, the comparison for every packed cache.
 //!
-//! The comparison is meant to be hard to beat. Rows of one layer and KV head lie contiguously,
-//! `(n_kv_heads, capacity, head_dim)`, so that attention streams through them; memory grows in steps of
-//! [`GROWTH_TOKENS`] and never per token; attention is fused (no copy of the cache, no repeated KV heads,
-//! query heads of a group share each row) and works in blocks of [`BLOCK`] tokens with an online softmax,
-//! so that its working memory is a few kilobytes of stack whatever the context.
+//! The comparison is meant to be hard to beat. Memory grows by [`BLOCK`] tokens of all layers, in place, and has the huge
+//! pages that a packed cache has; in a block the rows of one layer and KV head lie contiguously, keys before values, so
+//! that attention streams through them. Attention is fused (no copy of the cache, no repeated KV heads, query heads of a
+//! group share each row) and works in the same blocks with an online softmax, so that its working memory is a few
+//! kilobytes of stack whatever the context.
 //!
 //! `scalar` defines the result; `avx2` and `avx512` agree with it to float rounding.
 
@@ -16,18 +16,17 @@ mod avx512;
 mod kernel;
 mod scalar;
 
+use std::ops::Range;
+
 use anyhow::{Result, bail, ensure};
 use kvq_codec::KvShape;
 
+use super::memory::GrowingMemory;
 use super::{KvBytes, KvStore};
 pub use kernel::{Backend, Element};
 
-/// Tokens by which the memory of a full head grows: under 2 % of copying per step of decoding, and at
-/// most this many tokens held without use.
-pub const GROWTH_TOKENS: usize = 128;
-
-/// Tokens per pass of the online softmax: the scores of three queries and the rows they read stay in the
-/// first- and second-level cache.
+/// Tokens by which a store grows, and of one pass of the online softmax: the scores of three queries and the rows they
+/// read stay in the first- and second-level cache. At most this many tokens are held without use.
 pub const BLOCK: usize = 256;
 
 /// A dense store of f32.
@@ -38,30 +37,11 @@ pub type DenseF16 = DenseStore<half::f16>;
 
 /// Keys and values of one sequence, unquantized, as `E`.
 pub struct DenseStore<E> {
-    shape: KvShape,
     kernel: kernel::Kernel,
-    layers: Vec<Layer<E>>,
-}
-
-/// One layer: for each KV head its rows, `(len, head_dim)`.
-struct Layer<E> {
-    keys: Vec<Vec<E>>,
-    values: Vec<Vec<E>>,
-}
-
-impl<E: Element> Layer<E> {
-    fn new(n_kv_heads: usize) -> Self {
-        let heads = || (0..n_kv_heads).map(|_| Vec::new()).collect();
-        Self { keys: heads(), values: heads() }
-    }
-
-    fn len(&self, shape: &KvShape) -> usize {
-        self.keys[0].len() / shape.key_head_dim
-    }
-
-    fn planes(&self) -> impl Iterator<Item = &Vec<E>> {
-        self.keys.iter().chain(&self.values)
-    }
+    places: Places,
+    memory: GrowingMemory<E>,
+    /// Tokens held by each layer.
+    lens: Vec<usize>,
 }
 
 impl<E: Element> DenseStore<E> {
@@ -79,8 +59,12 @@ impl<E: Element> DenseStore<E> {
             shape.n_layers > 0 && shape.n_kv_heads > 0 && shape.key_head_dim > 0 && shape.value_head_dim > 0,
             "a KV shape has no zero in it, got {shape:?}"
         );
-        let layers = (0..shape.n_layers).map(|_| Layer::new(shape.n_kv_heads)).collect();
-        Self { shape, kernel: kernel::Kernel::choose(backend, &shape), layers }
+        Self {
+            kernel: kernel::Kernel::choose(backend, &shape),
+            places: Places { shape },
+            memory: GrowingMemory::default(),
+            lens: vec![0; shape.n_layers],
+        }
     }
 
     /// The name of the kernels in use: `scalar`, `avx2` or `avx512`.
@@ -88,31 +72,22 @@ impl<E: Element> DenseStore<E> {
         self.kernel.name()
     }
 
-    fn layer(&self, layer: usize) -> Result<&Layer<E>> {
-        match self.layers.get(layer) {
-            Some(found) => Ok(found),
-            None => bail!("layer {layer} of a store with {} layers", self.shape.n_layers),
+    /// Tokens held by `layer`.
+    fn layer_len(&self, layer: usize) -> Result<usize> {
+        match self.lens.get(layer) {
+            Some(&len) => Ok(len),
+            None => bail!("layer {layer} of a store with {} layers", self.lens.len()),
         }
     }
 }
 
-/// Adds rows to one head, growing it by whole steps.
-fn push_rows<E: Element>(plane: &mut Vec<E>, rows: &[f32], head_dim: usize) {
-    let needed = plane.len() + rows.len();
-    if needed > plane.capacity() {
-        let step = GROWTH_TOKENS * head_dim;
-        plane.reserve_exact(needed.next_multiple_of(step) - plane.len());
-    }
-    E::extend(plane, rows);
-}
-
 impl<E: Element> KvStore for DenseStore<E> {
     fn shape(&self) -> KvShape {
-        self.shape
+        self.places.shape
     }
 
     fn len(&self) -> usize {
-        self.layers[0].len(&self.shape)
+        self.lens[0]
     }
 
     fn stretch(&self, _layer: usize) -> usize {
@@ -120,8 +95,8 @@ impl<E: Element> KvStore for DenseStore<E> {
     }
 
     fn append(&mut self, layer: usize, n_tokens: usize, k: &[f32], v: &[f32]) -> Result<()> {
-        self.layer(layer)?;
-        let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = self.shape;
+        let (len, shape) = (self.layer_len(layer)?, self.places.shape);
+        let KvShape { n_kv_heads, key_head_dim, value_head_dim, .. } = shape;
         ensure!(n_tokens > 0, "append of no token");
         ensure!(
             k.len() == n_kv_heads * n_tokens * key_head_dim
@@ -129,15 +104,30 @@ impl<E: Element> KvStore for DenseStore<E> {
             "append of {n_tokens} tokens with {} key and {} value elements to {:?}",
             k.len(),
             v.len(),
-            self.shape
+            shape
         );
-        let layer = &mut self.layers[layer];
-        for (plane, rows) in layer.keys.iter_mut().zip(k.chunks_exact(n_tokens * key_head_dim)) {
-            push_rows(plane, rows, key_head_dim);
+        self.memory.grow_to((len + n_tokens).div_ceil(BLOCK) * self.places.block_len());
+        let memory = self.memory.elements_mut();
+        for head in 0..n_kv_heads {
+            let keys = &k[head * n_tokens * key_head_dim..][..n_tokens * key_head_dim];
+            let values = &v[head * n_tokens * value_head_dim..][..n_tokens * value_head_dim];
+            let mut done = 0;
+            while done < n_tokens {
+                let (block, first) = ((len + done) / BLOCK, (len + done) % BLOCK);
+                let tokens = first..BLOCK.min(first + n_tokens - done);
+                let n = tokens.len();
+                E::store(
+                    &mut memory[self.places.keys((layer, head, block), tokens.clone())],
+                    &keys[done * key_head_dim..][..n * key_head_dim],
+                );
+                E::store(
+                    &mut memory[self.places.values((layer, head, block), tokens)],
+                    &values[done * value_head_dim..][..n * value_head_dim],
+                );
+                done += n;
+            }
         }
-        for (plane, rows) in layer.values.iter_mut().zip(v.chunks_exact(n_tokens * value_head_dim)) {
-            push_rows(plane, rows, value_head_dim);
-        }
+        self.lens[layer] = len + n_tokens;
         Ok(())
     }
 
@@ -149,9 +139,7 @@ impl<E: Element> KvStore for DenseStore<E> {
         q: &[f32],
         out: &mut [f32],
     ) -> Result<()> {
-        let held = self.layer(layer)?;
-        let shape = &self.shape;
-        let len = held.len(shape);
+        let (len, shape) = (self.layer_len(layer)?, self.places.shape);
         ensure!(n_tokens > 0 && n_tokens <= len, "attention of {n_tokens} queries over {len} tokens");
         let n_heads = q.len() / (n_tokens * shape.key_head_dim);
         ensure!(
@@ -164,9 +152,9 @@ impl<E: Element> KvStore for DenseStore<E> {
             out.len(),
         );
         let heads = attend::Heads {
-            keys: &held.keys,
-            values: &held.values,
-            shape,
+            memory: self.memory.elements(),
+            places: self.places,
+            layer,
             len,
             n_heads,
             n_tokens,
@@ -178,34 +166,58 @@ impl<E: Element> KvStore for DenseStore<E> {
 
     fn trim(&mut self, len: usize) -> Result<()> {
         ensure!(len <= self.len(), "trim to {len} tokens of a store that holds {}", self.len());
-        for layer in &mut self.layers {
-            for plane in &mut layer.keys {
-                plane.truncate(len * self.shape.key_head_dim);
-            }
-            for plane in &mut layer.values {
-                plane.truncate(len * self.shape.value_head_dim);
-            }
-        }
+        self.lens.iter_mut().for_each(|held| *held = len.min(*held));
         Ok(())
     }
 
     fn clear(&mut self) {
-        for layer in &mut self.layers {
-            layer.keys.iter_mut().chain(&mut layer.values).for_each(Vec::clear);
-        }
+        self.lens.fill(0);
     }
 
     fn memory(&self) -> KvBytes {
-        let element = size_of::<E>();
-        let planes = || self.layers.iter().flat_map(Layer::planes);
-        let used: usize = planes().map(|plane| plane.len() * element).sum();
-        let held: usize = planes().map(|plane| plane.capacity() * element).sum();
-        let plane_headers = planes().count() * size_of::<Vec<E>>();
+        let KvShape { n_layers, n_kv_heads, key_head_dim, value_head_dim } = self.places.shape;
+        let row_bytes = n_kv_heads * (key_head_dim + value_head_dim) * size_of::<E>();
+        let used = self.lens.iter().sum::<usize>() * row_bytes;
         KvBytes {
             code_bytes: used,
-            header_bytes: size_of::<Self>() + self.layers.len() * size_of::<Layer<E>>() + plane_headers,
-            unused_bytes: held - used,
+            header_bytes: size_of::<Self>() + n_layers * size_of::<usize>(),
+            unused_bytes: size_of_val(self.memory.elements()) - used,
             ..KvBytes::default()
         }
+    }
+}
+
+/// Where rows lie in memory: by blocks of tokens, in each by layers, KV heads, sides and tokens.
+#[derive(Clone, Copy)]
+struct Places {
+    shape: KvShape,
+}
+
+impl Places {
+    /// Elements of one KV head of one layer in a block.
+    const fn head_len(&self) -> usize {
+        BLOCK * (self.shape.key_head_dim + self.shape.value_head_dim)
+    }
+
+    /// Elements of a block.
+    const fn block_len(&self) -> usize {
+        self.shape.n_layers * self.shape.n_kv_heads * self.head_len()
+    }
+
+    /// Where a head's part of a block begins.
+    const fn start(&self, (layer, head, block): (usize, usize, usize)) -> usize {
+        block * self.block_len() + (layer * self.shape.n_kv_heads + head) * self.head_len()
+    }
+
+    /// Key rows of some tokens of a block.
+    fn keys(&self, place: (usize, usize, usize), tokens: Range<usize>) -> Range<usize> {
+        let (start, dim) = (self.start(place), self.shape.key_head_dim);
+        start + tokens.start * dim..start + tokens.end * dim
+    }
+
+    /// Value rows of some tokens of a block.
+    fn values(&self, place: (usize, usize, usize), tokens: Range<usize>) -> Range<usize> {
+        let (start, dim) = (self.start(place) + BLOCK * self.shape.key_head_dim, self.shape.value_head_dim);
+        start + tokens.start * dim..start + tokens.end * dim
     }
 }
