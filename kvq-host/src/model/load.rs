@@ -14,7 +14,9 @@ use super::gpt2::{Gpt2, Gpt2Config};
 use super::llama::{self, Llama};
 use super::registry::{self, Location};
 use super::weights::{Checkpoint, safetensors_files};
-use super::{LanguageModel, TextTokenizer, gguf_file, hub};
+use super::{LanguageModel, Logits, TextTokenizer, gguf_file, hub};
+use crate::huge_pages;
+use crate::kv_store::dense::DenseF32;
 
 /// The model inside this program, in Hugging Face's layout.
 pub(super) const BUILTIN_CONFIG: &str = include_str!("../../assets/builtin/config.json");
@@ -87,7 +89,16 @@ pub fn load(spec: &str, seed: u64) -> Result<LoadedModel> {
     };
     let mut loaded = loaded.with_context(|| format!("cannot load the model `{spec}`"))?;
     loaded.info.name = spec.into();
+    settle(&*loaded.model).with_context(|| format!("the model `{spec}` cannot run"))?;
     Ok(loaded)
+}
+
+/// Runs one token, for which candle lays quantized weights out anew, and puts all weights into huge pages.
+fn settle(model: &dyn LanguageModel) -> Result<()> {
+    model.forward(&[0], &mut DenseF32::new(model.config().kv_shape()), Logits::Last)?;
+    // Without huge pages it is only slower.
+    let _ = huge_pages::collapse_allocated();
+    Ok(())
 }
 
 fn builtin() -> Result<LoadedModel> {
