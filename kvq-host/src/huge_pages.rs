@@ -80,12 +80,16 @@ enum Advice {
     Collapse,
 }
 
+/// From Linux's `mman-common.h`; the libc crate has it for glibc only.
+#[cfg(target_os = "linux")]
+const MADV_COLLAPSE: libc::c_int = 25;
+
 #[cfg(target_os = "linux")]
 fn advise((first, len): (*const u8, usize), advice: Advice) -> io::Result<()> {
     let advice = match advice {
         Advice::Small => libc::MADV_NOHUGEPAGE,
         Advice::Huge => libc::MADV_HUGEPAGE,
-        Advice::Collapse => libc::MADV_COLLAPSE,
+        Advice::Collapse => MADV_COLLAPSE,
     };
     // SAFETY: these three say on which physical pages bytes may lie, and change none; nothing is accessed through the
     // pointer, and where it or its length leads out of what is mapped, the kernel refuses.
