@@ -1,6 +1,6 @@
 //! Reported bytes are the allocator's, and in memory reserved at the system those of pages that were touched, for every
-//! kind of cache at every length; and the cache is smaller than fp16's
-//! from 1,024 tokens on. Below that the record says that the recent window is a large part of it.
+//! kind of cache at every length; and the cache is smaller than fp16's from 1,024 tokens on. Below that the record says
+//! that the recent window is a large part of it.
 
 use candle_core::utils::barrier_pool;
 use candle_core::{Device, Tensor};
