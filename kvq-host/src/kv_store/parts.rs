@@ -5,7 +5,6 @@
 //! layer of a decode step, and would share the CPUs with those that spin; in a prefill, rayon's threads would go to sleep
 //! between the stretches of a layer, and where they wait for each other at the end of a few parts.
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -31,13 +30,9 @@ const MAX_TOKEN_PARTS: usize = 8;
 /// Bytes of encoded rows from which more threads than one encode them: ten microseconds of work and more.
 const PARALLEL_BYTES: usize = 8192;
 
-/// Sums that a thread keeps memory for at the most: those of a few new tokens in two parts, for a small model.
-const MOST_KEPT: usize = 16 * 1024;
-
-thread_local! {
-    /// What [`attend_split`] sums parts up in: to have kilobytes allocated and cleared takes as long as dozens of tokens.
-    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-}
+/// Sums of parts that fit the stack: those of a few new tokens in two parts, for a small model. To have kilobytes allocated
+/// in each layer takes as long as to attend over dozens of tokens.
+const FEW_SUMS: usize = 2048;
 
 /// Whether `pairs` of a query of `n_tokens` new tokens and a token are work for more threads than one, and there are any.
 pub(super) fn pay(pairs: usize, n_tokens: usize) -> bool {
@@ -104,8 +99,7 @@ impl<'a> Split<'a> {
 /// Calls `attend(kv_heads, positions, queries, sums)` for groups of KV heads and of parts, then `join(sums, outputs)` for
 /// each group of heads.
 ///
-/// Sums have `part_len` values for each part and KV head: shape `(parts, kv_heads)` in a group. They are whatever an
-/// earlier call left: `attend` writes all of them.
+/// Sums have `part_len` values for each part and KV head: shape `(parts, kv_heads)` in a group.
 pub(super) fn attend_split(
     split: &Split<'_>,
     part_len: usize,
@@ -119,12 +113,14 @@ pub(super) fn attend_split(
     let heads_each = n_kv_heads.div_ceil(n_threads.div_ceil(positions.len()));
     let (q_len, out_len) = (heads_each * q.len() / n_kv_heads, heads_each * out.len() / n_kv_heads);
     let group_len = positions.len() * heads_each * part_len;
-    let mut kept = SUMS.take();
-    let sums_len = positions.len() * n_kv_heads * part_len;
-    if kept.len() < sums_len {
-        kept.resize(sums_len, 0.0);
-    }
-    let sums = &mut kept[..sums_len];
+    let (mut few, mut many) = ([0.0; FEW_SUMS], Vec::new());
+    let sums = match positions.len() * n_kv_heads * part_len {
+        n @ ..=FEW_SUMS => &mut few[..n],
+        n => {
+            many.resize(n, 0.0);
+            &mut many[..]
+        }
+    };
     let groups = sums.chunks_mut(group_len).zip(q.chunks(q_len)).enumerate();
     let work = groups.flat_map(|(group, (sums, q))| {
         let kv_heads = group * heads_each..n_kv_heads.min((group + 1) * heads_each);
@@ -134,9 +130,6 @@ pub(super) fn attend_split(
     });
     for_each(work, |_, (kv_heads, positions, q, sums)| attend(kv_heads, positions, q, sums));
     sums.chunks(group_len).zip(out.chunks_mut(out_len)).for_each(|(sums, out)| join(sums, out));
-    if sums_len <= MOST_KEPT {
-        SUMS.set(kept);
-    }
 }
 
 /// Calls `work` once for each part.
