@@ -12,12 +12,21 @@ use crate::huge_pages::{self, HUGE_PAGE};
 /// Bytes of addresses that a memory reserves on Linux: more than a cache will fill, and room for 2,000 of them.
 pub const RESERVED_BYTES: usize = 64 << 30;
 
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+
 /// Memory for a cache that grows, of which no bytes but its own are ever touched.
 ///
 /// Up to the length of a huge page it is a vector. From there on Linux lends it a stretch of addresses to grow in without
 /// moving, and what is full goes into [huge pages](crate::huge_pages); other systems go on with the vector.
+///
+/// What comes after the first bytes asked for, the units of a packed cache, begins a cache line there.
 #[derive(Debug)]
-pub struct GrowingMemory<T = u8>(Memory<T>);
+pub struct GrowingMemory<T = u8> {
+    memory: Memory<T>,
+    /// Bytes that were asked for first.
+    first_bytes: usize,
+}
 
 #[derive(Debug)]
 enum Memory<T> {
@@ -25,10 +34,11 @@ enum Memory<T> {
     Reserved(Reserved),
 }
 
-/// The first bytes of a stretch of addresses, from where its first huge page begins.
+/// Bytes of a stretch of addresses, from its first huge page on.
 #[derive(Debug)]
 struct Reserved {
     map: MmapMut,
+    /// Begins within the first cache line of that page.
     held: Range<usize>,
     /// Huge pages that were full when it last grew.
     n_huge: usize,
@@ -36,14 +46,14 @@ struct Reserved {
 
 impl<T> Default for GrowingMemory<T> {
     fn default() -> Self {
-        Self(Memory::Allocated(Vec::new()))
+        Self { memory: Memory::Allocated(Vec::new()), first_bytes: 0 }
     }
 }
 
 impl<T: Pod> GrowingMemory<T> {
     /// All elements.
     pub fn elements(&self) -> &[T] {
-        match &self.0 {
+        match &self.memory {
             Memory::Allocated(vec) => vec,
             Memory::Reserved(Reserved { map, held, .. }) => bytemuck::cast_slice(&map[held.clone()]),
         }
@@ -51,7 +61,7 @@ impl<T: Pod> GrowingMemory<T> {
 
     /// All elements, to be written.
     pub fn elements_mut(&mut self) -> &mut [T] {
-        match &mut self.0 {
+        match &mut self.memory {
             Memory::Allocated(vec) => vec,
             Memory::Reserved(Reserved { map, held, .. }) => bytemuck::cast_slice_mut(&mut map[held.clone()]),
         }
@@ -63,26 +73,29 @@ impl<T: Pod> GrowingMemory<T> {
         if len <= old {
             return;
         }
-        if let Memory::Reserved(reserved) = &mut self.0
+        if old == 0 {
+            self.first_bytes = n_bytes;
+        }
+        if let Memory::Reserved(reserved) = &mut self.memory
             && reserved.grow(n_bytes)
         {
             return;
         }
-        if let Memory::Allocated(vec) = &self.0
+        if let Memory::Allocated(vec) = &self.memory
             && n_bytes > HUGE_PAGE
-            && let Some(reserved) = Reserved::new(bytemuck::cast_slice(vec), n_bytes)
+            && let Some(reserved) = Reserved::new(bytemuck::cast_slice(vec), n_bytes, self.first_bytes)
         {
-            self.0 = Memory::Reserved(reserved);
+            self.memory = Memory::Reserved(reserved);
             return;
         }
         // Small, or on another system, or no addresses are left.
-        let mut vec = match &mut self.0 {
+        let mut vec = match &mut self.memory {
             Memory::Allocated(vec) => mem::take(vec),
             Memory::Reserved(_) => self.elements().to_vec(),
         };
         vec.reserve_exact(len - old);
         vec.resize(len, T::zeroed());
-        self.0 = Memory::Allocated(vec);
+        self.memory = Memory::Allocated(vec);
     }
 }
 
@@ -104,15 +117,16 @@ impl Storage for GrowingMemory {
 }
 
 impl Reserved {
-    /// A copy of `bytes`, followed by zeros up to `len`; none without that many addresses.
-    fn new(bytes: &[u8], len: usize) -> Option<Self> {
+    /// A copy of `bytes`, followed by zeros up to `len`, with a cache line beginning after the `first`; none without that
+    /// many addresses.
+    fn new(bytes: &[u8], len: usize, first: usize) -> Option<Self> {
         if !cfg!(all(target_os = "linux", target_pointer_width = "64")) {
             return None;
         }
         let map = MmapOptions::new().len(RESERVED_BYTES).no_reserve_swap().map_anon().ok()?;
         // Where there are no huge pages, none need to be held back.
         let _ = huge_pages::hold_back(&map);
-        let start = map.as_ptr().align_offset(HUGE_PAGE);
+        let start = map.as_ptr().align_offset(HUGE_PAGE) + (first.next_multiple_of(CACHE_LINE) - first);
         let mut new = Self { map, held: start..start, n_huge: 0 };
         new.grow(len).then(|| {
             new.map[start..][..bytes.len()].copy_from_slice(bytes);
@@ -126,9 +140,10 @@ impl Reserved {
         if len > self.map.len() - start {
             return false;
         }
-        let n_huge = (end - start) / HUGE_PAGE;
+        let first_page = start - start % CACHE_LINE;
+        let n_huge = (end - first_page) / HUGE_PAGE;
         if n_huge > self.n_huge {
-            let full = start + self.n_huge * HUGE_PAGE..start + n_huge * HUGE_PAGE;
+            let full = first_page + self.n_huge * HUGE_PAGE..first_page + n_huge * HUGE_PAGE;
             // Where the kernel refuses, these pages stay small: it is not asked again.
             let _ = huge_pages::collapse(&self.map[full]);
             self.n_huge = n_huge;
@@ -168,12 +183,27 @@ mod tests {
     fn past_its_addresses_it_moves() {
         let map = MmapOptions::new().len(HUGE_PAGE).map_anon().unwrap();
         let reserved = Reserved { map, held: 8..8 + 1000, n_huge: 0 };
-        let mut memory = GrowingMemory::<u32>(Memory::Reserved(reserved));
+        let mut memory = GrowingMemory::<u32> { memory: Memory::Reserved(reserved), first_bytes: 0 };
         memory.elements_mut().fill(7);
         memory.grow_to(HUGE_PAGE);
         let (old, new) = memory.elements().split_at(250);
         assert!(old.iter().all(|element| *element == 7) && new.iter().all(|element| *element == 0));
         assert_eq!(memory.elements().len(), HUGE_PAGE);
-        assert!(matches!(memory.0, Memory::Allocated(_)));
+        assert!(matches!(memory.memory, Memory::Allocated(_)));
+    }
+
+    #[test]
+    fn what_follows_the_first_bytes_begins_a_cache_line() {
+        for first in [1, 2, 33, 64, 1000, HUGE_PAGE] {
+            let mut memory = GrowingMemory::<u16>::default();
+            memory.grow_to(first);
+            memory.elements_mut().fill(7);
+            memory.grow_to(2 * HUGE_PAGE);
+            let (own, new) = memory.elements().split_at(first);
+            if matches!(memory.memory, Memory::Reserved(_)) {
+                assert_eq!(new.as_ptr().addr() % CACHE_LINE, 0, "{first}");
+            }
+            assert!(own.iter().all(|element| *element == 7) && new.iter().all(|element| *element == 0));
+        }
     }
 }
