@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::super::fold::{across, heaviest_two, rescale};
-use super::load::{load_floats, load_ints, store_weights};
+use super::load::{load_floats, load_ints, store_numbers, store_weights};
 use crate::kernel::{Fold, FoldState, SEGMENT};
 use crate::math::EXP2_TERMS;
 
@@ -89,13 +89,28 @@ fn fold_visible<const N: usize, const R: usize>(
         let sum = across(sum[q], |a, b| _mm_add_ps(a, b));
         *states[q] = FoldState { max: peaks[q], sum: states[q].sum * rescale + sum };
         let inverse = _mm512_set1_ps(folds[q].max_weight / heaviest[q]);
-        for (weights, score) in weights[q].as_chunks_mut::<16>().0.iter_mut().zip(score) {
-            let integers = _mm512_cvtps_epi32(_mm512_mul_ps(score[q], inverse));
-            store_weights(weights, _mm512_cvtsepi32_epi16(integers));
-        }
+        let integers = score.map(|score| _mm512_cvtps_epi32(_mm512_mul_ps(score[q], inverse)));
+        put(&integers, &mut weights[q]);
         steps[q] = (rescale, heaviest[q] / folds[q].max_weight);
     }
     Some(steps)
+}
+
+/// Stores sixteen weights for each register, 32 at a time, as they are read: narrower stores would keep a wide load waiting.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn put<const R: usize>(integers: &[__m512i; R], weights: &mut [i16; SEGMENT]) {
+    let (twos, rest) = integers.as_chunks::<2>();
+    let (to_twos, _) = weights.as_chunks_mut::<32>();
+    for (&[a, b], weights) in twos.iter().zip(to_twos) {
+        let quarters = _mm512_packs_epi32(a, b);
+        let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        store_numbers(weights, _mm512_permutexvar_epi64(order, quarters));
+    }
+    let to_rest = weights.as_chunks_mut::<16>().0.iter_mut().skip(2 * twos.len());
+    for (&integers, weights) in rest.iter().zip(to_rest) {
+        store_weights(weights, _mm512_cvtsepi32_epi16(integers));
+    }
 }
 
 /// A bit for each token of `from..to`.

@@ -76,6 +76,14 @@ pub(super) fn load_numbers(values: &[i16; 32]) -> __m512i {
     unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
 }
 
+/// Stores 32 numbers of 16 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn store_numbers(out: &mut [i16; 32], value: __m512i) {
+    // SAFETY: the array is 64 writable bytes, and the store needs no alignment.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), value) }
+}
+
 /// Stores sixteen integers.
 #[inline]
 #[target_feature(enable = "avx512f")]
