@@ -108,17 +108,17 @@ impl<S: Storage> Cache<S> {
         let Place { layer, state, .. } = place;
         let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
         let mut first = 0;
+        self.prefetch_hot_keys(place, key, first);
         while first < state.n_hot {
             let n = (state.n_hot - first).min(self.plan.span_len);
             let start = state.hot_start() + first;
+            self.prefetch_hot_keys(place, key, first + n);
             if tiles.iter().any(|tile| tile.sees(start, n)) {
                 let tables = [key.plan.hot_exponents, value.plan.hot_exponents];
                 precise_scales_into::<A>(bytes, [key, value], tables, first..first + n, work);
-                let part = |place: &HeadPlace<'_>| {
-                    let (skip, _) = place.plan.split_token(8, first);
-                    let ids = slice(bytes, place.plan.hot_ids + 4 * skip, 4 * place.plan.plane_units(8, n));
-                    let rows = self.rows(place.plan, Layout::Q8, place.block, ids, n);
-                    Part { row: place.row, layout: Layout::Q8, rows }
+                let part = |head: &HeadPlace<'_>| {
+                    let rows = self.hot_rows(place, head, first);
+                    Part { row: head.row, layout: Layout::Q8, rows }
                 };
                 let segment =
                     Segment { start, n, key: part(key), value: part(value), center: None, next: None };
@@ -175,6 +175,22 @@ impl<S: Storage> Cache<S> {
         let head = SpanHead::read(bytes);
         let (_, planes) = key.tier(head.key_tier);
         self.backend.prefetch(&self.rows_in(planes, Self::id_bytes(bytes, key.plan), head.count));
+    }
+
+    /// The 8-bit rows of the recent window from the `first` on, a segment of them.
+    fn hot_rows(&self, place: &Place<'_>, head: &HeadPlace<'_>, first: usize) -> Rows<'_> {
+        let bytes = storage::layer(&self.plan, self.storage.bytes(), place.layer);
+        let n = place.state.n_hot.saturating_sub(first).min(self.plan.span_len);
+        let (skip, _) = head.plan.split_token(8, first);
+        let ids = slice(bytes, head.plan.hot_ids + 4 * skip, 4 * head.plan.plane_units(8, n));
+        self.rows(head.plan, Layout::Q8, head.block, ids, n)
+    }
+
+    /// As [`prefetch_keys`](Self::prefetch_keys), for the recent window from token `first` of it on.
+    fn prefetch_hot_keys(&self, place: &Place<'_>, key: &HeadPlace<'_>, first: usize) {
+        if first < place.state.n_hot && Backend::PREFETCHES {
+            self.backend.prefetch(&self.hot_rows(place, key, first));
+        }
     }
 
     /// Scores a segment, folds it into the running softmax of each row that sees it and adds its values.
