@@ -106,6 +106,9 @@ impl<S: Storage> Cache<S> {
         out: &mut [A::Out],
     ) {
         let Place { layer, state, .. } = place;
+        if !tiles.iter().any(|tile| tile.sees(state.hot_start(), state.n_hot)) {
+            return;
+        }
         let bytes = storage::layer(&self.plan, self.storage.bytes(), *layer);
         let mut first = 0;
         self.prefetch_hot_keys(place, key, first);
